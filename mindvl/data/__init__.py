@@ -1,0 +1,1 @@
+"""Shards, conversations, packs. `PackedShards` is the LightningDataModule."""

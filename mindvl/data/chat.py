@@ -1,0 +1,146 @@
+"""From a conversation to token ids and a mask of what is learnt.
+
+Messages are in transformers' chat format: content is a string or a list of `{"type": "text", "text": ...}` and
+`{"type": "image"}` parts. The tokenizer's own chat template is rendered once per *shape* of conversation (roles and
+part types) with marks in place of the texts; the pieces between the marks are the template's, and only they may hold
+special tokens. So a user who types "<|im_end|>" gets those ten characters, not the end of his turn.
+
+    <|user|> <|vision_start|> IMAGE <|vision_end|> read the text. <|im_end|> <|assistant|> a b c <|im_end|>
+    -------------------------------------------------------------------------------------- 1 1 1 1   "answers"
+    ------------------------------------------------- 1 1 1 1 ...                          1 1 1 1   "text"
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from mindvl.data.tokenizer import IMAGE_PAD
+
+Supervision = Literal["answers", "text"]
+"""What the loss sees: assistant turns only, or every word of user and assistant."""
+
+_MARK = re.compile("\ue000(\\d+)\ue001")
+_ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class EncodedChat:
+    """Token ids with one placeholder per picture (widened later), and whether each token is a target."""
+
+    input_ids: list[int]
+    supervised: list[bool]
+    num_images: int
+
+
+class ChatEncoder:
+    """Encodes conversations under one tokenizer; raises ValueError for conversations that cannot be learnt from."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer = tokenizer
+        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_PAD)
+        self._pieces = lru_cache(maxsize=1024)(self._render_shape)
+        self._template_ids = lru_cache(maxsize=4096)(self._encode_template)
+
+    def encode(
+        self, messages: list[dict], *, supervise: Supervision = "answers", generation_prompt: bool = False
+    ) -> EncodedChat:
+        """Token ids of a conversation. With `generation_prompt` it ends where the assistant is to speak."""
+        check_messages(messages)
+        parts = [_parts(message) for message in messages]
+        shape = tuple(
+            (message["role"], tuple(part["type"] for part in content))
+            for message, content in zip(messages, parts, strict=True)
+        )
+        texts = [
+            (message["role"], part["text"])
+            for message, content in zip(messages, parts, strict=True)
+            for part in content
+            if part["type"] == "text"
+        ]
+        ids: list[int] = []
+        supervised: list[bool] = []
+        ends_turn = False
+        for piece in self._pieces(shape, generation_prompt):
+            if isinstance(piece, str):
+                new = self._template_ids(piece)
+                # The token that ends an assistant turn is learnt too, or the model would never stop.
+                flags = [ends_turn and position == 0 for position in range(len(new))]
+                ends_turn = False
+            else:
+                role, text = texts[piece]
+                new = self._encode_text(text)
+                learnt = role == "assistant" or (supervise == "text" and role == "user")
+                flags = [learnt] * len(new)
+                ends_turn = role == "assistant"
+            ids.extend(new)
+            supervised.extend(flags)
+        return EncodedChat(ids, supervised, ids.count(self.image_token_id))
+
+    def _encode_text(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    def _encode_template(self, piece: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(piece, add_special_tokens=False)["input_ids"])
+
+    def _render_shape(self, shape: tuple, generation_prompt: bool) -> tuple[str | int, ...]:
+        """The template's text, cut at the places where user and assistant texts go (their index, in order)."""
+        count = 0
+        messages = []
+        for role, types in shape:
+            content = []
+            for kind in types:
+                if kind == "image":
+                    content.append({"type": "image"})
+                else:
+                    content.append({"type": "text", "text": f"\ue000{count}\ue001"})
+                    count += 1
+            messages.append({"role": role, "content": content})
+        rendered = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=generation_prompt
+        )
+        pieces: list[str | int] = []
+        for position, piece in enumerate(_MARK.split(rendered)):
+            if position % 2:
+                pieces.append(int(piece))
+            elif piece:
+                pieces.append(piece)
+        found = [piece for piece in pieces if isinstance(piece, int)]
+        if found != list(range(count)):
+            raise ValueError(f"the chat template shows texts {found} of a conversation with {count} texts")
+        return tuple(pieces)
+
+
+def _parts(message: dict) -> list[dict]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def check_messages(messages: list[dict]) -> None:
+    """Refuse what no model should learn from: unknown roles and parts, empty answers, broken text."""
+    if not messages:
+        raise ValueError("the conversation is empty")
+    for number, message in enumerate(messages):
+        role = message.get("role")
+        if role not in _ROLES:
+            raise ValueError(f"message {number} has role {role!r}; known are {', '.join(_ROLES)}")
+        parts = _parts(message)
+        for part in parts:
+            if part.get("type") not in ("text", "image"):
+                raise ValueError(f"message {number} has a part of type {part.get('type')!r}; known are text, image")
+            if part["type"] == "text":
+                if not isinstance(part.get("text"), str):
+                    raise ValueError(f"message {number} has a text part without text")
+                if any(0xD800 <= ord(letter) <= 0xDFFF or letter in "\x00\ue000\ue001" for letter in part["text"]):
+                    raise ValueError(f"message {number} has a character that no text may hold (NUL or a surrogate)")
+            elif role != "user":
+                raise ValueError(f"message {number} puts a picture into the {role}'s turn")
+        if role == "assistant" and not any(part["type"] == "text" and part["text"] for part in parts):
+            raise ValueError(f"message {number} is an empty answer")
+    speakers = [message["role"] for message in messages if message["role"] != "system"]
+    if not speakers or speakers[0] != "user":
+        raise ValueError("the conversation does not begin with the user")

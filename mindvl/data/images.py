@@ -1,0 +1,109 @@
+"""From a picture file to patches at native resolution.
+
+One rule decides a picture's size, in training and in inference: sides become multiples of 28 pixels and the area is
+brought into the pixel budget (Qwen2-VL's smart_resize, arXiv 2409.12191; MindVL keeps it). A 427x640 photograph under
+the default budget becomes 420x644: 30x46 patches, 345 visual tokens.
+
+Policy for odd files: format judged by content, first frame only, EXIF rotation applied, transparency laid on white,
+and a cap on pixels that is checked on the header, before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mindvl.batch import ImageGrid
+
+MAX_DECODED_PIXELS = 100_000_000
+"""Above this, a picture is refused before decoding: a 12 kB file can hold a gigapixel."""
+
+MAX_ASPECT_RATIO = 200
+
+
+def smart_resize(
+    height: int, width: int, *, factor: int = 28, min_pixels: int = 56 * 56, max_pixels: int = 28 * 28 * 1280
+) -> tuple[int, int]:
+    """Size (height, width) in pixels that a picture is resized to: multiples of `factor`, area near the budget.
+
+    Transformers' rule to the letter (Qwen2-VL): sides round half to even; the budget is tested on the rounded area
+    but scaled from the original one, so the result may miss either bound by a rounding. Raises ValueError above an
+    aspect ratio of 200, ZeroDivisionError for a side of 0.
+    """
+    ratio = max(height, width) / min(height, width)
+    if ratio > MAX_ASPECT_RATIO:
+        raise ValueError(
+            f"absolute aspect ratio must be smaller than {MAX_ASPECT_RATIO}, got {ratio:g} ({height}x{width} pixels)"
+        )
+    resized_height, resized_width = round(height / factor) * factor, round(width / factor) * factor
+    if resized_height * resized_width > max_pixels:
+        shrink = math.sqrt((height * width) / max_pixels)
+        resized_height = max(factor, math.floor(height / shrink / factor) * factor)
+        resized_width = max(factor, math.floor(width / shrink / factor) * factor)
+    elif resized_height * resized_width < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        resized_height = math.ceil(height * grow / factor) * factor
+        resized_width = math.ceil(width * grow / factor) * factor
+    return resized_height, resized_width
+
+
+def open_image(data: bytes, *, max_decoded_pixels: int = MAX_DECODED_PIXELS) -> Image.Image:
+    """Decode a picture fully, as RGB and upright. Raises ValueError for anything that is not a whole picture."""
+    if not data:
+        raise ValueError("the picture has 0 bytes")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = image.width * image.height
+            if pixels > max_decoded_pixels:
+                raise ValueError(f"the picture has {pixels} pixels, the cap before decoding is {max_decoded_pixels}")
+            image.load()
+            return _as_rgb(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
+        raise ValueError(f"the picture does not decode: {error}") from error
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        # 16-bit greyscale: keep the upper byte; PIL's own conversion clips everything above 255 to white.
+        values = np.asarray(image).astype(np.float64)
+        top = 65535 if values.max(initial=0) > 255 else 255
+        return Image.fromarray((values * (255 / top)).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(paper, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """(height, width) in pixels as the picture will be seen, read from the header alone."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a picture: {error}") from error
+    return (width, height) if turned else (height, width)
+
+
+def patchify(
+    image: Image.Image, *, patch: int = 14, merge: int = 2, min_pixels: int, max_pixels: int
+) -> tuple[np.ndarray, ImageGrid]:
+    """Resize once and cut: (patches, 3 * patch * patch) bytes in merge-block order, and their grid.
+
+    A still picture's two temporal slices would be equal, so one is kept (`mindvl.ops.patch_embed`).
+    """
+    height, width = smart_resize(
+        image.height, image.width, factor=patch * merge, min_pixels=min_pixels, max_pixels=max_pixels
+    )
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    rows, columns = height // patch, width // patch
+    blocks = np.asarray(image).reshape(rows // merge, merge, patch, columns // merge, merge, patch, 3)
+    patches = blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns, 3 * patch * patch)
+    return np.ascontiguousarray(patches), ImageGrid(1, rows, columns)

@@ -1,0 +1,94 @@
+"""One sample, from its files to tensors: the work that a data worker does per conversation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from mindvl.batch import ImageGrid
+from mindvl.data.chat import ChatEncoder, Supervision
+from mindvl.data.images import open_image, patchify
+
+
+@dataclass(frozen=True)
+class PixelBudget:
+    """Bounds on the area of a resized picture, in pixels, and the sizes of patches it is cut into."""
+
+    min_pixels: int = 4 * 28 * 28
+    max_pixels: int = 1280 * 28 * 28
+    patch: int = 14
+    merge: int = 2
+
+    def __post_init__(self):
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels is {self.min_pixels}, more than max_pixels, {self.max_pixels}")
+
+
+@dataclass(frozen=True)
+class EncodedSample:
+    """A conversation ready to be packed. `targets[i]` is the token after position i, or -1 where nothing is learnt."""
+
+    key: str
+    source: str
+    input_ids: np.ndarray
+    targets: np.ndarray
+    image_positions: np.ndarray
+    patches: list[np.ndarray]
+    grids: list[ImageGrid]
+
+
+def parse_sample(data: bytes) -> dict:
+    """The JSON record of a sample. Raises ValueError when it is not UTF-8 JSON with a list of messages."""
+    record = json.loads(data.decode("utf-8-sig"))
+    if not isinstance(record, dict) or not isinstance(record.get("messages"), list):
+        raise ValueError("the record has no list of `messages`")
+    return record
+
+
+def encode_sample(
+    key: str,
+    source: str,
+    messages: list[dict],
+    images: list[bytes],
+    encoder: ChatEncoder,
+    budget: PixelBudget,
+    *,
+    supervise: Supervision,
+) -> EncodedSample:
+    """Decode, resize once, cut into patches, tokenize and mask. Raises ValueError with the reason if it cannot."""
+    chat = encoder.encode(messages, supervise=supervise)
+    if chat.num_images != len(images):
+        raise ValueError(f"the conversation has {chat.num_images} image placeholders, the sample {len(images)} images")
+    cut = [
+        patchify(
+            open_image(data),
+            patch=budget.patch,
+            merge=budget.merge,
+            min_pixels=budget.min_pixels,
+            max_pixels=budget.max_pixels,
+        )
+        for data in images
+    ]
+    grids = [grid for _, grid in cut]
+    ids, learnt, image_positions = widen_placeholders(
+        np.asarray(chat.input_ids, np.int64),
+        np.asarray(chat.supervised, bool),
+        [grid.merged(budget.merge) for grid in grids],
+        encoder.image_token_id,
+    )
+    targets = np.full(len(ids), -1, np.int64)
+    targets[:-1][learnt[1:]] = ids[1:][learnt[1:]]
+    return EncodedSample(key, source, ids, targets, image_positions, [patches for patches, _ in cut], grids)
+
+
+def widen_placeholders(
+    ids: np.ndarray, learnt: np.ndarray, visual_tokens: list[int], image_token_id: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Repeat each image placeholder once per visual token of its picture; also where these tokens are."""
+    is_image = ids == image_token_id
+    repeats = np.ones(len(ids), np.int64)
+    repeats[is_image] = visual_tokens
+    ids = np.repeat(ids, repeats)
+    return ids, np.repeat(learnt, repeats), np.flatnonzero(ids == image_token_id)

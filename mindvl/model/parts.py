@@ -1,0 +1,40 @@
+"""The three parts of a MindVL, which phases train or freeze: tower, projector, language model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Literal, get_args
+
+from torch import nn
+
+Part = Literal["vision", "projector", "language"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+
+def part_of(parameter_name: str) -> Part:
+    """The part that a parameter of `MindVL` belongs to, by its name. The projector is the tower's merger."""
+    if parameter_name.startswith("vision.merger."):
+        return "projector"
+    if parameter_name.startswith("vision."):
+        return "vision"
+    if parameter_name.startswith("language_model."):
+        return "language"
+    raise ValueError(f"parameter {parameter_name} belongs to none of the parts {', '.join(PARTS)}")
+
+
+def train_only(model: nn.Module, parts: Collection[Part]) -> None:
+    """Let gradients reach the named parts and no other.
+
+    A frozen tower costs no gradient memory: none of its inputs needs a gradient, so autograd records nothing. A
+    frozen language model still passes gradients through to the projector, but makes none for its own weights.
+    """
+    unknown = set(parts) - set(PARTS)
+    if unknown:
+        raise ValueError(f"unknown parts {sorted(unknown)}; a MindVL has {', '.join(PARTS)}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part_of(name) in parts)
+
+
+def trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Names and parameters that are not frozen."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)

@@ -1,0 +1,210 @@
+"""What MindVL's phases share: a step, one loss, rates by part, and what is logged.
+
+The method in short (arXiv 2509.11662, three phases). The same model is trained three times on packs of conversations:
+
+    warm-up             the projector alone learns to speak to a frozen language model;
+    multitask           everything learns, on captions, text, tables, charts, boxes and sums at native resolution;
+    instruction tuning  answers alone are supervised.
+
+A phase says which parts train and what is supervised; everything else is here.
+
+The loss of an optimizer step is the cross-entropy summed over its supervised tokens, divided once by their number,
+over all ranks and accumulated packs. Packs carry unequal numbers of supervised tokens, so a mean of per-pack means
+would weigh tokens by their neighbours. Each pack backpropagates its plain sum; before the optimizer steps, gradients
+are multiplied by ranks x accumulation / supervised tokens, which undoes the averaging that data parallelism and
+Lightning's accumulation have done. Any split of the same samples into packs, accumulation and ranks gives the same
+gradient.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from mindvl.batch import PackedBatch
+from mindvl.phases.model_spec import ModelSpec, build_model, config_of
+from mindvl.phases.schedule import Rates, parameter_groups, warmup_cosine
+
+if TYPE_CHECKING:
+    from mindvl.model.mindvl import MindVL
+    from mindvl.model.parts import Part
+
+log = logging.getLogger(__name__)
+
+
+class Phase(L.LightningModule):
+    """One phase of training; see `WarmUp`, `Multitask`, `InstructionTuning`.
+
+    Logged per optimizer step: `train/loss` (nats per supervised token), `train/grad_norm`, `train/supervised_tokens`,
+    `train/tokens`, `train/images`, `train/pack_fill_ratio`, `train/skipped_samples` (running total),
+    `lr/<part>`. Per validation: `validation/loss`.
+
+    Args:
+        model: sizes and origin of the model.
+        rates: learning rates by part, schedule and clipping.
+        max_skipped_ratio: the run stops when a larger share of its samples could not be used.
+    """
+
+    trains: tuple[Part, ...]
+    supervise: ClassVar[Literal["answers", "text"]] = "answers"
+
+    def __init__(self, model: ModelSpec, *, rates: Rates | None = None, max_skipped_ratio: float = 0.05):
+        super().__init__()
+        self.spec, self.rates, self.max_skipped_ratio = model, rates or Rates(), max_skipped_ratio
+        self.model: MindVL | None = None
+        self.skipped: Counter[str] = Counter()
+        """Samples left out during the run, by source and reason."""
+        self._seen_samples = 0
+        self._step: Counter[str] = Counter()
+        self._step_loss: Tensor | float = 0.0
+        self._step_keys: list[str] = []
+
+    # What the data module asks of a phase.
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.spec.tokenizer
+
+    @cached_property
+    def config(self):
+        """The model's transformers configuration, known before the model is built."""
+        from mindvl.data.tokenizer import load_tokenizer
+
+        return config_of(self.spec, load_tokenizer(self.spec.tokenizer))
+
+    @property
+    def pixel_budget(self):
+        """Sizes that pictures are cut to."""
+        from mindvl.data.sample import PixelBudget
+
+        vision = self.config.vision_config
+        return PixelBudget(
+            self.spec.min_pixels, self.spec.max_pixels, patch=vision.patch_size, merge=vision.spatial_merge_size
+        )
+
+    @property
+    def window_tokens(self) -> int:
+        return self.config.window_tokens
+
+    # Building.
+
+    def configure_model(self) -> None:
+        if self.model is not None:
+            return
+        from mindvl.model.parts import train_only
+
+        self.model = build_model(self.spec, self.config)
+        train_only(self.model, self.trains)
+
+    def configure_optimizers(self):
+        groups = parameter_groups(self.model, self.rates)
+        optimizer = torch.optim.AdamW(groups, betas=(self.rates.beta1, self.rates.beta2), fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: warmup_cosine(
+                step,
+                warmup_steps=self.rates.warmup_steps,
+                total_steps=self.trainer.max_steps,
+                floor_ratio=self.rates.floor_ratio,
+            ),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # One step.
+
+    def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
+        loss_sum = self.model(packed=batch).loss
+        self._count(batch, loss_sum.detach())
+        return loss_sum
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Turn the sum of losses into their mean over all supervised tokens of the step."""
+        supervised = self._over_ranks(torch.tensor(self._step["supervised_tokens"], dtype=torch.float64))
+        averaged_over = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        factor = averaged_over / max(1.0, supervised.item())
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        torch._foreach_mul_(gradients, factor)
+        self._log_step(supervised)
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        """Clip to the norm in `rates`; stop before the weights change when a gradient is not finite."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        limit = self.rates.clip_norm or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(
+                f"gradient norm is {norm.item()} at step {self.trainer.global_step} (rank {self.global_rank}); weights "
+                f"are unchanged; samples: {', '.join(self._step_keys[:8])}"
+            )
+        self.log("train/grad_norm", norm)
+        self._step, self._step_keys = Counter(), []
+
+    def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
+        loss_sum = self.model(packed=batch).loss
+        mean = loss_sum / max(1, batch.num_supervised)
+        self.log("validation/loss", mean, batch_size=max(1, batch.num_supervised), on_epoch=True, sync_dist=True)
+
+    # Counting and logging.
+
+    def _count(self, batch: PackedBatch, loss_sum: Tensor) -> None:
+        if not self._step:
+            self._step_loss = 0.0
+        self._step_loss = self._step_loss + loss_sum
+        self._step.update(
+            packs=1,
+            supervised_tokens=batch.num_supervised,
+            tokens=batch.num_tokens,
+            budget_tokens=batch.token_budget,
+            images=batch.num_images,
+        )
+        self._step_keys.extend(batch.keys)
+        self._seen_samples += len(batch.keys)
+        for reason, count in batch.skipped.items():
+            if reason not in self.skipped:
+                log.warning("step %d: a sample was left out, %s", self.trainer.global_step, reason)
+            self.skipped[reason] += count
+        skipped = sum(self.skipped.values())
+        if skipped > 10 and skipped > self.max_skipped_ratio * (self._seen_samples + skipped):
+            raise RuntimeError(
+                f"{skipped} of {self._seen_samples + skipped} samples could not be used, more than "
+                f"max_skipped_ratio={self.max_skipped_ratio}: {dict(self.skipped)}"
+            )
+
+    def _log_step(self, supervised: Tensor) -> None:
+        loss_sum = self._over_ranks(torch.as_tensor(self._step_loss, dtype=torch.float64).clone())
+        step = self._step
+        self.log("train/loss", (loss_sum / supervised.clamp(min=1)).float(), prog_bar=True)
+        self.log_dict(
+            {
+                "train/supervised_tokens": float(supervised),
+                "train/tokens": float(step["tokens"]),
+                "train/images": float(step["images"]),
+                "train/pack_fill_ratio": step["tokens"] / step["budget_tokens"],
+                "train/skipped_samples": float(sum(self.skipped.values())),
+            }
+        )
+        for group in self.trainer.optimizers[0].param_groups:
+            if not group["name"].endswith("_no_decay"):
+                self.log(f"lr/{group['name']}", group["lr"])
+
+    def _over_ranks(self, value: Tensor) -> Tensor:
+        """Sum of a number over ranks, in the device's precision."""
+        if self.trainer.world_size == 1:
+            return value
+        value = value.to(self.device, torch.float32)
+        return self.trainer.strategy.reduce(value, reduce_op="sum")
+
+    # Saved with the checkpoint, so that a resumed run still knows what it has left out.
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["skipped"] = {"by_reason": dict(self.skipped), "seen": self._seen_samples}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        counts = checkpoint.get("skipped", {"by_reason": {}, "seen": 0})
+        self.skipped, self._seen_samples = Counter(counts["by_reason"]), counts["seen"]
