@@ -90,8 +90,14 @@ class PackedBatch:
     image_index: Int[Tensor, " merged"]
     vision: VisionInputs | None
     """None when the pack holds no picture."""
+    num_tokens: int
+    """Tokens of real documents; a pack of fixed shape holds a label-free document of padding after them."""
+    num_supervised: int
+    """Real targets; a pack of fixed shape pads `targets` with -100, which the loss leaves out."""
+    num_patches: int
+    """Patches of real pictures."""
     token_budget: int
-    """Tokens that the pack could have held; `tokens / token_budget` is its fill."""
+    """Tokens that the pack could have held; `num_tokens / token_budget` is its fill."""
     keys: tuple[str, ...] = ()
     """Sample keys, in document order, for messages and the consumed-data record."""
     sources: tuple[str, ...] = ()
@@ -99,20 +105,8 @@ class PackedBatch:
     """Samples that the worker had to leave out of this pack, counted by reason."""
 
     @property
-    def num_tokens(self) -> int:
-        return self.input_ids.shape[0]
-
-    @property
-    def num_supervised(self) -> int:
-        return self.targets.shape[0]
-
-    @property
     def num_images(self) -> int:
         return 0 if self.vision is None else self.vision.grid_thw.shape[0]
-
-    @property
-    def num_patches(self) -> int:
-        return 0 if self.vision is None else self.vision.patches.shape[0]
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> PackedBatch:
         return _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from mindvl.data.tokenizer import IMAGE_PAD
@@ -43,6 +44,10 @@ class ChatEncoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_PAD)
+        self._plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._plain.no_truncation()
+        self._plain.no_padding()
+        self._plain.encode_special_tokens = True  # what a user types is text, whatever it spells
         self._pieces = lru_cache(maxsize=1024)(self._render_shape)
         self._template_ids = lru_cache(maxsize=4096)(self._encode_template)
 
@@ -82,7 +87,7 @@ class ChatEncoder:
         return EncodedChat(ids, supervised, ids.count(self.image_token_id))
 
     def _encode_text(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return self._plain.encode(text, add_special_tokens=False).ids
 
     def _encode_template(self, piece: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(piece, add_special_tokens=False)["input_ids"])

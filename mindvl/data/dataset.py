@@ -123,8 +123,11 @@ def _sample_costs(index: ShardIndex, pixels: PixelBudget) -> tuple[np.ndarray, n
 class PackDataset(Dataset):
     """Maps a pack's sample rows to a `PackedBatch`. A sample that fails here is left out and counted by reason."""
 
-    def __init__(self, samples: ShardSamples, *, supervise: Supervision, window_tokens: int):
-        self.samples, self.supervise, self.window_tokens = samples, supervise, window_tokens
+    def __init__(
+        self, samples: ShardSamples, *, supervise: Supervision, window_tokens: int, fixed_shapes: bool = False
+    ):
+        self.samples, self.supervise = samples, supervise
+        self.window_tokens, self.fixed_shapes = window_tokens, fixed_shapes
         self._reader: tuple[int, ShardReader] | None = None
 
     def __getitem__(self, rows: Sequence[int]) -> PackedBatch:
@@ -139,6 +142,7 @@ class PackDataset(Dataset):
             token_budget=self.samples.budget.tokens,
             merge=self.samples.pixels.merge,
             window_tokens=self.window_tokens,
+            fixed_shapes=self.fixed_shapes,
             skipped=skipped,
         )
 

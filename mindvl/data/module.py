@@ -45,6 +45,7 @@ class PackedShards(L.LightningDataModule):
         seed: order of the samples.
         workers: data worker processes.
         prefetch: packs that each worker keeps ready.
+        fixed_shapes: pad packs to a handful of shapes; pays where kernels are made per shape (AMX in bf16, NPUs).
     """
 
     def __init__(
@@ -58,11 +59,12 @@ class PackedShards(L.LightningDataModule):
         seed: int = 0,
         workers: int = 1,
         prefetch: int = 4,
+        fixed_shapes: bool = False,
     ):
         super().__init__()
         self.train, self.validation = train, validation or {}
         self.budget = PackBudget(sequence_length, patch_budget or 4 * sequence_length, max_images)
-        self.seed, self.workers, self.prefetch = seed, workers, prefetch
+        self.seed, self.workers, self.prefetch, self.fixed_shapes = seed, workers, prefetch, fixed_shapes
         self._next_pack = 0
         self._expected_fingerprint: str | None = None
 
@@ -128,7 +130,9 @@ class PackedShards(L.LightningDataModule):
         phase = self.trainer.lightning_module
         supervise: Supervision = phase.supervise
         return DataLoader(
-            PackDataset(samples, supervise=supervise, window_tokens=phase.window_tokens),
+            PackDataset(
+                samples, supervise=supervise, window_tokens=phase.window_tokens, fixed_shapes=self.fixed_shapes
+            ),
             batch_size=None,
             sampler=sampler,
             num_workers=self.workers,

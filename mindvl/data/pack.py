@@ -1,4 +1,9 @@
-"""Encoded samples laid end to end: the last step of a data worker."""
+"""Encoded samples laid end to end: the last step of a data worker.
+
+Packs of fixed shape: the matrix kernels of AMX processors and of NPUs are made per shape, so a new number of rows in
+every step costs more than the arithmetic. With `fixed_shapes`, tokens are filled up to the budget with a document that
+teaches nothing, patches and targets up to the next multiple of a step, so that a run meets a handful of shapes.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,9 @@ from mindvl.batch import PackedBatch, VisionInputs
 from mindvl.data.sample import EncodedSample
 from mindvl.ops.vision_layout import vision_layout
 
+PATCH_STEP, TARGET_STEP = 512, 128
+"""Patches and targets of a pack of fixed shape are multiples of these."""
+
 
 def pack_samples(
     samples: Sequence[EncodedSample],
@@ -18,30 +26,40 @@ def pack_samples(
     token_budget: int,
     merge: int,
     window_tokens: int,
+    fixed_shapes: bool = False,
     skipped: dict[str, int] | None = None,
 ) -> PackedBatch:
     """One pack of `samples`, in order, with explicit bounds and all vision metadata.
 
     Raises ValueError when they hold more tokens than the budget: a plan never lets that happen.
     """
-    lengths = [len(sample.input_ids) for sample in samples]
-    if sum(lengths) > token_budget:
-        raise ValueError(f"the samples hold {sum(lengths)} tokens, the pack's budget is {token_budget}")
+    num_tokens = sum(len(sample.input_ids) for sample in samples)
+    if num_tokens > token_budget:
+        raise ValueError(f"the samples hold {num_tokens} tokens, the pack's budget is {token_budget}")
+    ids = [sample.input_ids for sample in samples]
+    targets = [sample.targets for sample in samples]
+    if fixed_shapes and num_tokens < token_budget:
+        ids.append(np.zeros(token_budget - num_tokens, np.int64))
+        targets.append(np.full(token_budget - num_tokens, -1, np.int64))
+    lengths = [len(document) for document in ids]
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    targets = _concatenate([sample.targets for sample in samples])
-    supervised = np.flatnonzero(targets >= 0)
-    image_index = _concatenate(
-        [sample.image_positions + start for sample, start in zip(samples, starts, strict=False)]
-    )
+    target = _concatenate(targets)
+    supervised = np.flatnonzero(target >= 0)
+    padding = -len(supervised) % TARGET_STEP if fixed_shapes else 0
+    image_index = _concatenate([sample.image_positions + start for sample, start in zip(samples, starts, strict=False)])
+    grids = [grid for sample in samples for grid in sample.grids]
     return PackedBatch(
-        input_ids=torch.from_numpy(_concatenate([sample.input_ids for sample in samples])),
+        input_ids=torch.from_numpy(_concatenate(ids)),
         position_ids=torch.from_numpy(np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)),
         cu_seqlens=torch.from_numpy(starts.astype(np.int32)),
         doc_lengths=tuple(lengths),
-        supervised_index=torch.from_numpy(supervised),
-        targets=torch.from_numpy(targets[supervised]),
+        supervised_index=torch.from_numpy(np.pad(supervised, (0, padding))),
+        targets=torch.from_numpy(np.pad(target[supervised], (0, padding), constant_values=-100)),
         image_index=torch.from_numpy(image_index),
-        vision=_pack_pictures(samples, merge=merge, window_tokens=window_tokens),
+        vision=_pack_pictures(samples, merge=merge, window_tokens=window_tokens, fixed_shapes=fixed_shapes),
+        num_tokens=num_tokens,
+        num_supervised=len(supervised),
+        num_patches=sum(grid.patches for grid in grids),
         token_budget=token_budget,
         keys=tuple(sample.key for sample in samples),
         sources=tuple(sample.source for sample in samples),
@@ -49,20 +67,25 @@ def pack_samples(
     )
 
 
-def _pack_pictures(samples: Sequence[EncodedSample], *, merge: int, window_tokens: int) -> VisionInputs | None:
+def _pack_pictures(
+    samples: Sequence[EncodedSample], *, merge: int, window_tokens: int, fixed_shapes: bool
+) -> VisionInputs | None:
     grids = [grid for sample in samples for grid in sample.grids]
     if not grids:
         return None
     layout = vision_layout(grids, merge=merge, window_tokens=window_tokens)
     patches = np.concatenate([patches for sample in samples for patches in sample.patches])
+    padding = -len(patches) % PATCH_STEP if fixed_shapes else 0
+    merged = len(layout.window_index)
+    tail = (padding,) if padding else ()  # one more attention segment, which no visual token is read from
     return VisionInputs(
-        patches=torch.from_numpy(patches),
+        patches=torch.from_numpy(np.pad(patches, ((0, padding), (0, 0))) if padding else patches),
         grid_thw=torch.tensor([(grid.frames, grid.height, grid.width) for grid in grids]),
-        position_ids=torch.from_numpy(layout.position_ids),
-        window_index=torch.from_numpy(layout.window_index),
+        position_ids=torch.from_numpy(np.pad(layout.position_ids, ((0, padding), (0, 0)))),
+        window_index=torch.from_numpy(np.append(layout.window_index, np.arange(merged, merged + padding // merge**2))),
         restore_index=torch.from_numpy(layout.restore_index),
-        image_lengths=layout.image_lengths,
-        window_lengths=layout.window_lengths,
+        image_lengths=layout.image_lengths + tail,
+        window_lengths=layout.window_lengths + tail,
     )
 
 

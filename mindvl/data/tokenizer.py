@@ -1,12 +1,13 @@
 """The tokenizer: loaded from a hub id or folder, or the small byte-level one that the quickstart makes.
 
-A byte-level tokenizer without merges has 256 tokens and reads any text of any language; it suits models that are
-trained from nothing in minutes, where one glyph per token makes reading learnable.
+A byte-level tokenizer without merges reads any text of any language; it suits models that are trained from nothing in
+minutes, where one glyph per token makes reading learnable.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -26,13 +27,21 @@ _TEMPLATE = (
 )
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte, a chat template of one token per role mark, and the vision tokens."""
+def byte_tokenizer(words: Iterable[str] = ()) -> PreTrainedTokenizerFast:
+    """One token per byte and one for each of `words` where it stands alone, with or without a blank before it.
+
+    Frequent words of questions are worth a token; every other text, above all text that is to be read off a picture,
+    stays one token per byte. The chat template spends one token on a role mark.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    spelled = {piece for word in words for text in (word, " " + word) for piece, _ in level.pre_tokenize_str(text)}
+    vocabulary = {piece: index for index, piece in enumerate([*alphabet, *sorted(spelled - set(alphabet))])}
+    # Without merges a piece is either in the vocabulary as a whole or falls into bytes.
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
+    tokenizer.pre_tokenizer = level
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
@@ -40,7 +49,6 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
         chat_template=_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
-    return fast
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:

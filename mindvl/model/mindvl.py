@@ -13,6 +13,7 @@ from mindvl.batch import ImageGrid, PackedBatch
 from mindvl.model.attention import register_packed_attention
 from mindvl.model.config import MindVLConfig
 from mindvl.model.joining import join, placeholder_positions
+from mindvl.model.operators import replace_operators
 from mindvl.model.vision import VisionTower, vision_inputs
 from mindvl.ops.loss import summed_cross_entropy
 
@@ -42,6 +43,7 @@ class MindVL(PreTrainedModel, GenerationMixin):
         self.language_model = AutoModelForCausalLM.from_config(
             text_config, attn_implementation=register_packed_attention()
         )
+        replace_operators(self)
         self._tied_weights_keys = {
             f"language_model.{name}": f"language_model.{source}"
             for name, source in (getattr(self.language_model, "_tied_weights_keys", None) or {}).items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from mindvl.data.chat import ChatEncoder
 from mindvl.data.images import open_image, patchify
 from mindvl.data.sample import widen_placeholders
+from mindvl.data.tokenizer import load_tokenizer
 from mindvl.model.mindvl import MindVL
 
 
@@ -115,3 +117,9 @@ class Answerer:
             **pictures,
         )
         return self.tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
+
+
+def load_answerer(folder: Path, *, min_pixels: int | None = None, max_pixels: int | None = None) -> Answerer:
+    """An answerer from a saved model's folder, which holds its tokenizer too."""
+    model = MindVL.from_pretrained(folder).eval()
+    return Answerer(model, load_tokenizer(folder), min_pixels=min_pixels, max_pixels=max_pixels)

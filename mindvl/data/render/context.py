@@ -67,6 +67,12 @@ class Context:
 
     def ask(self, asks: Sequence[Ask]) -> list[Question]:
         """Some of the possible questions, no kind-and-subject twice, each in one of its phrasings."""
+        wanted = self.style.question_kinds
+        if wanted:
+            possible, asks = asks, [ask for ask in asks if ask.kind in wanted]
+            if not asks:
+                kinds = sorted({ask.kind for ask in possible})
+                raise ValueError(f"question_kinds is {list(wanted)}, but this family asks {', '.join(kinds)}")
         count = min(self.between(self.style.questions_per_picture), len(asks))
         language = "zh" if self.chinese else "en"
         return [

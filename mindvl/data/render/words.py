@@ -1,7 +1,7 @@
 """Made-up words can be read but not remembered: a model that prints `velo` has seen the letters, not a dictionary.
 
 Words are syllables over the letters of a charset (`ba`, `velo`, `tamir`), or strings of digits where the charset has
-only digits. Each drawn word belongs to the document's split (see `split`).
+only digits; with `spelling: random`, any characters in any order, which nothing helps to guess. Each drawn word belongs to the document's split (see `split`).
 """
 
 import string
@@ -49,6 +49,9 @@ def _pools(charset: str) -> tuple[str, str, str, str, bool]:
 
 
 def _spell(context: Context, charset: str, length_chars: int) -> str:
+    if context.style.spelling == "random":
+        chars = charset_chars(charset)
+        return "".join(chars[index] for index in context.rng.integers(0, len(chars), length_chars))
     vowels, consonants, digits, others, capitals = _pools(charset)
     dice = context.rng.integers(0, 1 << 30, length_chars + 3).tolist()
     letters = vowels or consonants

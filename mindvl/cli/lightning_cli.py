@@ -1,0 +1,134 @@
+"""`mindvl fit | validate | test | predict`: LightningCLI with the defaults of a MindVL run.
+
+What a config leaves open is filled in here and nowhere else: loggers (CSV and W&B), a checkpoint every `CHECKPOINT_STEPS`
+steps that a killed run continues from, throughput, a progress bar, and the precision that pays on this device.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from mindvl.cli.loggers import default_loggers
+from mindvl.cli.quiet import quiet_lightning
+from mindvl.data.module import PackedShards
+from mindvl.device import best_precision, device_name, keep_freed_memory, matmul_peak
+from mindvl.phases import Phase
+from mindvl.phases.saving import SaveModel
+from mindvl_callbacks.token_throughput import TokenThroughput
+
+log = logging.getLogger("mindvl")
+
+CHECKPOINT_STEPS = 200
+"""Optimizer steps between checkpoints: what a killed run has to do again at most."""
+
+
+class MindVLCLI(LightningCLI):
+    """LightningCLI for phases and packed shards; `mindvl fit` resumes by itself from the run's folder."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.set_defaults(
+            {
+                "trainer.max_epochs": -1,
+                "trainer.num_sanity_val_steps": 0,
+                "trainer.log_every_n_steps": 10,
+                "trainer.use_distributed_sampler": False,
+                "trainer.enable_model_summary": False,
+                "trainer.default_root_dir": "runs/fit",
+            }
+        )
+
+    def instantiate_trainer(self, **kwargs) -> L.Trainer:
+        config = self.config_init[self.subcommand]["trainer"]
+        root = Path(config["default_root_dir"])
+        filled: dict = {}
+        if config["precision"] is None:
+            filled["precision"] = best_precision(_device_of(config["accelerator"]))
+        if config["logger"] in (None, True):
+            filled["logger"] = default_loggers(root, name=root.name) if self.subcommand == "fit" else False
+        given = list(config["callbacks"] or [])
+        filled["callbacks"] = [*given, *_missing_callbacks(given, root, fit=self.subcommand == "fit")]
+        return super().instantiate_trainer(**{**kwargs, **filled})
+
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        if self.subcommand != "fit":
+            return
+        config = self.config_init["fit"]
+        last = Path(config["trainer"]["default_root_dir"]) / "checkpoints" / "last.ckpt"
+        if config["ckpt_path"] is None and last.is_file():
+            print(f"continuing from {last}", flush=True)
+            config["ckpt_path"] = str(last)
+
+    def before_fit(self) -> None:
+        device = self.trainer.strategy.root_device
+        print(f"{device_name(device)}, precision {self.trainer.precision}", flush=True)
+
+
+def _device_of(accelerator: str | L.pytorch.accelerators.Accelerator) -> str:
+    """The device type that an accelerator's name stands for."""
+    if accelerator == "auto":
+        current = torch.accelerator.current_accelerator(check_available=True)
+        return "cpu" if current is None else current.type
+    names = {"gpu": "cuda"}
+    return names.get(str(accelerator), str(accelerator))
+
+
+def count_batch(batch) -> dict[str, int]:
+    """What is counted per second."""
+    return {
+        "tokens": batch.num_tokens,
+        "supervised_tokens": batch.num_supervised,
+        "images": batch.num_images,
+        "documents": len(batch.doc_lengths),
+    }
+
+
+def flops_of(phase: Phase, batch) -> float:
+    """Model FLOPs of a training step over a pack."""
+    from mindvl.model.flops import training_flops
+
+    return training_flops(phase.model, batch)
+
+
+def peak_of(trainer: L.Trainer) -> float:
+    """FLOP/s of matrix products in the run's precision on its device, measured now."""
+    dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
+    return matmul_peak(dtype, str(trainer.strategy.root_device))
+
+
+def _missing_callbacks(given: Sequence[L.Callback], root: Path, *, fit: bool) -> list[L.Callback]:
+    """Defaults of a run, less those that the config brings itself."""
+    defaults: list[L.Callback] = [RichProgressBar(leave=False)]
+    if fit:
+        defaults += [
+            ModelCheckpoint(
+                root / "checkpoints", filename="step-{step}", save_last=True, every_n_train_steps=CHECKPOINT_STEPS
+            ),
+            TokenThroughput(count_batch, flops=flops_of, peak_flops=peak_of),
+            SaveModel(root / "model"),
+        ]
+    return [callback for callback in defaults if not any(isinstance(other, type(callback)) for other in given)]
+
+
+def run_lightning(arguments: Sequence[str]) -> int:
+    """Run one of LightningCLI's verbs."""
+    quiet_lightning()
+    keep_freed_memory()
+    arguments = ["--config" if argument == "-c" else argument for argument in arguments]
+    MindVLCLI(
+        Phase,
+        PackedShards,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_kwargs={"overwrite": True},
+        seed_everything_default=0,
+        args=arguments,
+    )
+    return 0

@@ -1,0 +1,84 @@
+"""Floating-point operations that the model must do for a pack: the numerator of model-FLOPs utilisation.
+
+Counted are matrix products alone, two operations per multiply-add: weights times the rows they see, and attention over
+the pairs that really attend (half of them where it is causal). The backward pass costs one product per input that
+needs a gradient and one per weight that is trained, so frozen parts count for less. Recomputation counts for nothing.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from mindvl.batch import PackedBatch
+from mindvl.model.mindvl import MindVL
+from mindvl.model.parts import part_of
+
+
+def training_flops(model: MindVL, batch: PackedBatch) -> float:
+    """FLOPs of one forward and backward pass over a pack, with the parts frozen as they are."""
+    trained = {part: False for part in ("vision", "projector", "language")}
+    for name, parameter in model.named_parameters():
+        trained[part_of(name)] |= parameter.requires_grad
+    # A gradient flows into a part's inputs when something before it trains.
+    flows = {"vision": False, "projector": trained["vision"], "language": trained["vision"] or trained["projector"]}
+    forward = forward_flops(model, batch)
+    total = 0.0
+    for part, products in forward.items():
+        for kind, flops in products.items():
+            backward = 0
+            if kind == "weights":
+                backward = int(flows[part] or trained[part]) + int(trained[part])
+            elif flows[part] or trained[part]:
+                backward = 2
+            total += flops * (1 + backward)
+    return total
+
+
+def forward_flops(model: MindVL, batch: PackedBatch) -> dict[str, dict[str, float]]:
+    """FLOPs of a forward pass by part, split into products with weights and products of attention."""
+    vision, text = model.config.vision_config, model.config.text_config
+    patches = batch.num_patches
+    merged = patches / vision.spatial_merge_size**2
+    patch_kernel = model.vision.patch_embed.proj.weight.numel() // vision.temporal_patch_size  # still pictures
+    window_pairs = image_pairs = 0
+    if batch.vision is not None:
+        window_pairs = sum(length**2 for length in batch.vision.window_lengths)
+        image_pairs = sum(length**2 for length in batch.vision.image_lengths)
+    full = len(set(vision.fullatt_block_indexes) & set(range(vision.depth)))
+    vision_pairs = full * image_pairs + (vision.depth - full) * window_pairs
+    text_pairs = sum(length * (length + 1) / 2 for length in batch.doc_lengths)
+    heads_dim = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+    head = model.get_output_embeddings().weight.numel()
+    return {
+        "vision": {
+            "weights": 2 * patches * (_matrix_parameters(model.vision.blocks) + patch_kernel),
+            "attention": 4 * vision.hidden_size * vision_pairs,
+        },
+        "projector": {"weights": 2 * merged * _matrix_parameters(model.vision.merger)},
+        "language": {
+            "weights": 2 * batch.num_tokens * _matrix_parameters(model.language_model.base_model.layers)
+            + 2 * batch.num_supervised * head,
+            "attention": 4 * heads_dim * text.num_hidden_layers * text_pairs,
+        },
+    }
+
+
+def _matrix_parameters(module: nn.Module) -> float:
+    """Weights that each row is multiplied with; of experts, only the share that a token is sent to."""
+    total = 0.0
+    for name, parameter in module.named_parameters():
+        if parameter.ndim == 2:
+            total += parameter.numel()
+        elif parameter.ndim == 3 and "experts" in name:
+            total += parameter.numel() * _active_share(module)
+    return total
+
+
+def _active_share(module: nn.Module) -> float:
+    """Experts chosen per token over all experts, from the first configuration found inside."""
+    for child in module.modules():
+        config = getattr(child, "config", None)
+        if config is not None and hasattr(config, "num_experts_per_tok"):
+            experts = getattr(config, "num_experts", None) or getattr(config, "n_routed_experts", None)
+            return config.num_experts_per_tok / experts
+    return 1.0

@@ -1,0 +1,165 @@
+"""Small real things that the tests share: a byte tokenizer, a MindVL of 30,000 parameters, pictures, a rendered corpus."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+torch.set_num_threads(1)
+
+VISION = {
+    "depth": 3,
+    "hidden_size": 32,
+    "num_heads": 2,
+    "intermediate_size": 40,
+    "fullatt_block_indexes": [1],
+    "window_size": 56,  # 2x2 visual tokens, so that small pictures have several windows
+}
+LANGUAGE = {
+    "model_type": "qwen3",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": True,
+}
+CORPUS = {
+    "cell_pixels": 28,
+    "samples_per_shard": 20,
+    "sources": {
+        "ocr": {"family": "ocr_line", "train": 40, "validation": 8, "length_chars": [3, 6]},
+        "counting": {"family": "counting", "train": 20, "validation": 4},
+        "text": {"family": "ocr_line", "text_only": True, "train": 20, "length_chars": [3, 6]},
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from mindvl.data.tokenizer import byte_tokenizer
+
+    return byte_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def encoder(tokenizer):
+    from mindvl.data.chat import ChatEncoder
+
+    return ChatEncoder(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def make_spec():
+    """A tiny ModelSpec; keywords replace whole fields, `language` and `vision` are merged into the tiny ones."""
+    from mindvl.phases import ModelSpec
+
+    def make(*, language: dict | None = None, vision: dict | None = None, **fields) -> ModelSpec:
+        return ModelSpec(
+            vision={**VISION, **(vision or {})},
+            language={**LANGUAGE, **(language or {})},
+            **{"min_pixels": 28 * 28, "max_pixels": 64 * 28 * 28, **fields},
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_config(make_spec, tokenizer):
+    from mindvl.phases.model_spec import config_of
+
+    return lambda **fields: config_of(make_spec(**fields), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def make_model(make_config):
+    """A tiny MindVL with weights large enough that every part of it matters to the result."""
+    from mindvl.model.mindvl import MindVL
+
+    def make(*, seed: int = 0, **fields) -> MindVL:
+        model = MindVL(make_config(**fields)).eval()
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim >= 2:
+                    parameter.normal_(std=1.5 / parameter[0].numel() ** 0.5)
+                else:
+                    parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def picture():
+    """PNG bytes of noise, height x width pixels."""
+
+    def draw(height: int, width: int, *, seed: int = 0, format: str = "PNG") -> bytes:
+        pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        with io.BytesIO() as stream:
+            Image.fromarray(pixels).save(stream, format)
+            return stream.getvalue()
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def conversation(picture):
+    """Messages and picture files of one exchange about pictures of the given sizes."""
+
+    def make(question: str, answer: str | None, sizes: tuple[tuple[int, int], ...] = (), *, seed: int = 0):
+        content = [{"type": "image"} for _ in sizes] + [{"type": "text", "text": question}]
+        messages = [{"role": "user", "content": content}]
+        if answer is not None:
+            messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        return messages, [picture(*size, seed=seed + number) for number, size in enumerate(sizes)]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_sample(conversation, encoder):
+    """An encoded sample from a question, an answer and picture sizes."""
+    from mindvl.data.sample import PixelBudget, encode_sample
+
+    def make(question: str, answer: str, sizes: tuple[tuple[int, int], ...] = (), *, seed: int = 0):
+        messages, images = conversation(question, answer, sizes, seed=seed)
+        budget = PixelBudget(28 * 28, 64 * 28 * 28)
+        return encode_sample(f"key {question}", "made", messages, images, encoder, budget, supervise="answers")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pack():
+    """Encoded samples as one pack."""
+    from mindvl.data.pack import pack_samples
+
+    return lambda *samples: pack_samples(samples, token_budget=4096, merge=2, window_tokens=2)
+
+
+@pytest.fixture(scope="session")
+def samples(make_sample):
+    """Four documents: unequal pictures, two pictures in one document, and none."""
+    return [
+        make_sample("read it", "abc", ((56, 140),), seed=1),
+        make_sample("no picture here", "so be it"),
+        make_sample("which is larger?", "the second", ((28, 56), (112, 84)), seed=2),
+        make_sample("?", "x", ((84, 28),), seed=5),
+    ]
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """A folder of rendered shards: `train/{ocr,counting,text}-*.tar`, `validation/{ocr,counting}-*.tar`."""
+    from mindvl.data.render.writer import render
+
+    folder = tmp_path_factory.mktemp("corpus")
+    render(CORPUS, folder, workers=1)
+    return folder
