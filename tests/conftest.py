@@ -34,9 +34,9 @@ CORPUS = {
     "cell_pixels": 28,
     "samples_per_shard": 20,
     "sources": {
-        "ocr": {"family": "ocr_line", "train": 40, "validation": 8, "length_chars": [3, 6]},
+        "ocr": {"family": "ocr_line", "train": 40, "validation": 8, "word_length_chars": [2, 5], "line_words": [1, 2]},
         "counting": {"family": "counting", "train": 20, "validation": 4},
-        "text": {"family": "ocr_line", "text_only": True, "train": 20, "length_chars": [3, 6]},
+        "text": {"family": "ocr_line", "text_only": True, "train": 20, "word_length_chars": [2, 5], "line_words": [1, 2]},
     },
 }
 
@@ -88,7 +88,7 @@ def make_model(make_config):
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.ndim >= 2:
-                    parameter.normal_(std=1.5 / parameter[0].numel() ** 0.5)
+                    parameter.normal_(std=1 / parameter[0].numel() ** 0.5)
                 else:
                     parameter.add_(torch.randn_like(parameter), alpha=0.1)
         return model

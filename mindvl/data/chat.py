@@ -52,7 +52,7 @@ class ChatEncoder:
         self._template_ids = lru_cache(maxsize=4096)(self._encode_template)
 
     def encode(
-        self, messages: list[dict], *, supervise: Supervision = "answers", generation_prompt: bool = False
+        self, messages: list, *, supervise: Supervision = "answers", generation_prompt: bool = False
     ) -> EncodedChat:
         """Token ids of a conversation. With `generation_prompt` it ends where the assistant is to speak."""
         check_messages(messages)
@@ -125,11 +125,18 @@ def _parts(message: dict) -> list[dict]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def check_messages(messages: list[dict]) -> None:
+def check_messages(messages: list) -> None:
     """Refuse what no model should learn from: unknown roles and parts, empty answers, broken text."""
     if not messages:
         raise ValueError("the conversation is empty")
     for number, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise ValueError(f"message {number} is a {type(message).__name__}, no object with role and content")
+        content = message.get("content")
+        if not isinstance(content, str) and not (
+            isinstance(content, list) and all(isinstance(part, dict) for part in content)
+        ):
+            raise ValueError(f"message {number} has no content that is a text or a list of parts")
         role = message.get("role")
         if role not in _ROLES:
             raise ValueError(f"message {number} has role {role!r}; known are {', '.join(_ROLES)}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -61,12 +62,12 @@ def open_image(data: bytes, *, max_decoded_pixels: int = MAX_DECODED_PIXELS) -> 
                 raise ValueError(f"the picture has {pixels} pixels, the cap before decoding is {max_decoded_pixels}")
             image.load()
             return _as_rgb(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError, EOFError, struct.error) as error:
         raise ValueError(f"the picture does not decode: {error}") from error
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         # 16-bit greyscale: keep the upper byte; PIL's own conversion clips everything above 255 to white.

@@ -16,6 +16,7 @@ import tarfile
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -49,6 +50,8 @@ class ShardIndex:
     image_height: np.ndarray
     image_width: np.ndarray
     shard_bytes: np.ndarray
+    shard_mtime_ns: np.ndarray
+    """With the size it tells a shard that was written anew: tars of one size are common, they are padded to 10 KiB."""
     fingerprint: np.ndarray
     """Of the tokenizer that counted the tokens."""
 
@@ -130,16 +133,14 @@ def index_shard(path: Path, encoder: ChatEncoder, fingerprint: str) -> ShardInde
         image_height=image_columns[2],
         image_width=image_columns[3],
         shard_bytes=np.asarray(path.stat().st_size),
+        shard_mtime_ns=np.asarray(path.stat().st_mtime_ns),
         fingerprint=np.asarray(fingerprint),
     )
 
 
 def _index_sample(file, members: dict[str, tarfile.TarInfo], encoder: ChatEncoder):
     """One row of the index, and the rows of its pictures."""
-    pictures = []
-    for extension, member in sorted(members.items(), key=lambda item: _picture_order(item[0])):
-        if extension.rsplit(".", 1)[-1] in _IMAGE_EXTENSIONS:
-            pictures.append((extension, member))
+    pictures = picture_members(members)
     record = members.get("json")
     if record is None:
         return (0, 0, 0, 0, "no .json record"), []
@@ -154,13 +155,24 @@ def _index_sample(file, members: dict[str, tarfile.TarInfo], encoder: ChatEncode
         return (*where, len(chat.input_ids), sum(chat.supervised), problem), []
     sizes = []
     try:
-        for _, member in pictures:
+        for member in pictures:
             sizes.append(image_size(_read(file, member.offset_data, member.size)))
     except ValueError as error:
         return (*where, len(chat.input_ids), sum(chat.supervised), _reason(error)), []
-    rows = [(m.offset_data, m.size, *size) for (_, m), size in zip(pictures, sizes, strict=True)]
+    rows = [(m.offset_data, m.size, *size) for m, size in zip(pictures, sizes, strict=True)]
     problem = "" if any(chat.supervised) else "no supervised token"
     return (*where, len(chat.input_ids), sum(chat.supervised), problem), rows
+
+
+def picture_members(members: dict[str, tarfile.TarInfo]) -> list[tarfile.TarInfo]:
+    """A sample's pictures in the order of their numbers: `0.png` before `10.jpg`; `members` is by extension."""
+    found = [name for name in members if name.rsplit(".", 1)[-1] in _IMAGE_EXTENSIONS]
+    return [members[name] for name in sorted(found, key=_picture_order)]
+
+
+def read_member(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
+    """The bytes of a tar member."""
+    return _read(file, member.offset_data, member.size)
 
 
 def _picture_order(extension: str) -> tuple:
@@ -188,7 +200,9 @@ def load_index(path: Path, encoder: ChatEncoder, fingerprint: str) -> ShardIndex
         with np.load(beside, allow_pickle=False) as stored:
             if set(stored.files) == {item.name for item in fields(ShardIndex)}:
                 index = ShardIndex(**{name: stored[name] for name in stored.files})
-                if str(index.fingerprint) == fingerprint and int(index.shard_bytes) == path.stat().st_size:
+                stat = path.stat()
+                as_written = (int(index.shard_bytes), int(index.shard_mtime_ns)) == (stat.st_size, stat.st_mtime_ns)
+                if str(index.fingerprint) == fingerprint and as_written:
                     return index
     index = index_shard(path, encoder, fingerprint)
     temporary = beside.with_name(f".{beside.name}.{os.getpid()}.npz")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 
@@ -27,8 +29,8 @@ class MindVLConfig(PreTrainedConfig):
         image_token_id: int = 151655,
         min_pixels: int = 4 * 28 * 28,
         max_pixels: int = 16384 * 28 * 28,
-        image_mean: tuple[float, ...] = CLIP_MEAN,
-        image_std: tuple[float, ...] = CLIP_STD,
+        image_mean: Sequence[float] = CLIP_MEAN,
+        image_std: Sequence[float] = CLIP_STD,
         **kwargs,
     ):
         if isinstance(text_config, dict) or text_config is None:

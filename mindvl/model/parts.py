@@ -22,7 +22,7 @@ def part_of(parameter_name: str) -> Part:
     raise ValueError(f"parameter {parameter_name} belongs to none of the parts {', '.join(PARTS)}")
 
 
-def train_only(model: nn.Module, parts: Collection[Part]) -> None:
+def train_only(model: nn.Module, parts: Collection[str]) -> None:
     """Let gradients reach the named parts and no other.
 
     A frozen tower costs no gradient memory: none of its inputs needs a gradient, so autograd records nothing. A

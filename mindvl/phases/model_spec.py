@@ -23,6 +23,8 @@ class ModelSpec:
         language: `model_type` and fields of any transformers causal language model with 1-D positions.
         min_pixels: area below which a picture is enlarged.
         max_pixels: area above which a picture is shrunk.
+        image_mean: subtracted from each channel (of 0..1); CLIP's values by default, as in Qwen2.5-VL.
+        image_std: divides each channel.
         start_from: folder of a saved MindVL whose weights are taken; its sizes must be the ones given here.
     """
 
@@ -31,6 +33,8 @@ class ModelSpec:
     language: dict[str, Any] = field(default_factory=dict)
     min_pixels: int = 4 * 28 * 28
     max_pixels: int = 1280 * 28 * 28
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
     start_from: str | None = None
 
 
@@ -51,12 +55,14 @@ def config_of(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> MindVLConf
             f"model.language.vocab_size is {language['vocab_size']}, but tokenizer {spec.tokenizer} "
             f"has {len(tokenizer)} tokens"
         )
+    pixels = {"image_mean": spec.image_mean, "image_std": spec.image_std}
     return MindVLConfig(
         vision_config=spec.vision,
         text_config=language,
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_PAD),
         min_pixels=spec.min_pixels,
         max_pixels=spec.max_pixels,
+        **{name: value for name, value in pixels.items() if value is not None},
     )
 
 

@@ -1,0 +1,106 @@
+"""The links of a chain, each run once: a finished stage is passed over, an interrupted one goes on."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from mindvl.recipe.recipe import Recipe, Stage, fingerprint
+
+
+def prepare(recipe: Recipe) -> None:
+    """Draw the pictures and save the tokenizer, unless that is done already."""
+    import yaml
+
+    from mindvl.data.render.writer import render
+    from mindvl.data.tokenizer import byte_tokenizer
+
+    config = Path(recipe.data)
+    if not config.is_file():
+        raise ValueError(f"data config {config} is not a file")
+    render(yaml.safe_load(config.read_text(encoding="utf-8")), Path(recipe.out) / "data")
+    byte_tokenizer(recipe.tokenizer.get("words", "").split()).save_pretrained(Path(recipe.out) / "tokenizer")
+
+
+def run_stage(recipe: Recipe, stage: Stage, number: int) -> None:
+    """Run one stage to its end; `done.json` in its folder says that it is."""
+    folder = Path(recipe.out) / stage.name
+    mark, wanted = folder / "done.json", stage_fingerprint(recipe, stage)
+    if mark.is_file():
+        done = json.loads(mark.read_text())
+        if done["fingerprint"] != wanted:
+            raise ValueError(
+                f"stage {stage.name} in {recipe.out} was finished with other settings ({done['fingerprint']}, now "
+                f"{wanted}): choose another `out`, or delete {folder} and the stages that build on it"
+            )
+        print(f"[{number}/{len(recipe.stages)}] {stage.name}: finished before, {done['seconds']:.0f} s", flush=True)
+        return
+    print(f"[{number}/{len(recipe.stages)}] {stage.name}: {_describe(stage)}", flush=True)
+    start = time.perf_counter()
+    if stage.average is not None:
+        from mindvl.cli.average import average_models
+
+        average_models([Path(recipe.out) / name / "model" for name in stage.average], folder / "model")
+    else:
+        _fit(fit_config(recipe, stage), folder)
+    seconds = time.perf_counter() - start
+    mark.write_text(json.dumps({"fingerprint": wanted, "seconds": seconds}) + "\n")
+
+
+def stage_fingerprint(recipe: Recipe, stage: Stage) -> str:
+    """Hash of a stage's settings and of the stages that it builds on."""
+    before = [recipe.stage(name) for name in (stage.average or []) + ([stage.start_from] if stage.start_from else [])]
+    own = fit_config(recipe, stage) if stage.average is None else stage.average
+    return fingerprint(own, [stage_fingerprint(recipe, earlier) for earlier in before])
+
+
+def fit_config(recipe: Recipe, stage: Stage) -> dict[str, Any]:
+    """The stage as a config of `mindvl fit`."""
+    out = Path(recipe.out)
+    model = {**recipe.model, "tokenizer": str(out / "tokenizer")}
+    if stage.start_from is not None:
+        model["start_from"] = str(out / stage.start_from / "model")
+    phase_args = {"model": model, "rates": stage.rates, **stage.phase_args}
+    sources = {
+        split: {
+            name: {"shards": str(out / "data" / split / f"{name}-*.tar"), "weight": weight}
+            for name, weight in recipe.mixtures[stage.mixture].items()
+        }
+        for split in ("train", "validation")
+    }
+    data_args = {**recipe.data_args, **sources, "sequence_length": stage.sequence_length, "seed": recipe.seed}
+    return {
+        "seed_everything": recipe.seed,
+        "model": {"class_path": stage.phase, "init_args": phase_args},
+        "data": {"class_path": "mindvl.data.module.PackedShards", "init_args": data_args},
+        "trainer": {
+            **recipe.trainer,
+            "default_root_dir": str(out / stage.name),
+            "max_steps": stage.steps,
+            "accumulate_grad_batches": stage.accumulate,
+            # Validation runs once, after the last step.
+            "val_check_interval": stage.steps * stage.accumulate,
+            "check_val_every_n_epoch": None,
+        },
+    }
+
+
+def _fit(config: dict[str, Any], folder: Path) -> None:
+    import yaml
+
+    from mindvl.cli.lightning_cli import run_lightning
+
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "fit.yaml"
+    file.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    run_lightning(["fit", "--config", str(file)])
+
+
+def _describe(stage: Stage) -> str:
+    if stage.average is not None:
+        return f"the mean of {', '.join(stage.average)}"
+    phase = (stage.phase or "").rsplit(".", 1)[-1]
+    start = f" from {stage.start_from}" if stage.start_from else ""
+    return f"{phase}{start}, {stage.steps} steps of {stage.accumulate} x {stage.sequence_length} tokens"

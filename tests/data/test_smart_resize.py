@@ -1,0 +1,48 @@
+"""The size rule, compared with transformers' to the letter."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as stock
+
+from mindvl.data.images import smart_resize
+
+BUDGETS = [(56 * 56, 28 * 28 * 1280), (28 * 28, 28 * 28 * 4), (4 * 784, 16384 * 784), (784, 784)]
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from(BUDGETS))
+def test_the_size_of_any_picture_equals_transformers_or_both_refuse_it(height, width, budget):
+    results = []
+    for rule in (smart_resize, stock):
+        try:
+            results.append(rule(height, width, factor=28, min_pixels=budget[0], max_pixels=budget[1]))
+        except ValueError:
+            results.append("refused")
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_halves_round_to_even_as_in_transformers(budget):
+    sides = np.arange(14, 28 * 12, 14)
+    for height in sides.tolist():
+        for width in sides.tolist():
+            kwargs = {"factor": 28, "min_pixels": budget[0], "max_pixels": budget[1]}
+            assert smart_resize(height, width, **kwargs) == stock(height, width, **kwargs)
+
+
+def test_the_photograph_of_the_docstring_has_the_size_it_shows():
+    assert smart_resize(427, 640) == (420, 644)
+
+
+def test_an_aspect_ratio_over_200_is_refused_with_the_sides():
+    assert smart_resize(2, 400) == stock(2, 400)
+    with pytest.raises(ValueError, match=r"smaller than 200, got 200.5 \(2x401 pixels\)"):
+        smart_resize(2, 401)
+
+
+def test_a_side_of_zero_is_an_error_as_in_transformers():
+    for rule in (smart_resize, stock):
+        with pytest.raises(ZeroDivisionError):
+            rule(0, 10)
