@@ -60,10 +60,10 @@ class VisionInputs:
     grid_thw: Int[Tensor, "images 3"]
     position_ids: Int[Tensor, "patches 2"]
     """Row and column of each patch inside its picture, for the 2-D rotary embedding."""
-    window_index: Int[Tensor, " merged"]
-    """Order in which visual tokens are laid out so that each attention window is contiguous."""
+    window_index: Int[Tensor, " padded_merged"]
+    """Order in which visual tokens are laid out so that each attention window is contiguous, padding after them."""
     restore_index: Int[Tensor, " merged"]
-    """The inverse permutation of `window_index`."""
+    """The inverse permutation of `window_index`, without the padding of a pack of fixed shape."""
     image_lengths: tuple[int, ...]
     """Patches of each full-attention segment (one frame of one picture)."""
     window_lengths: tuple[int, ...]

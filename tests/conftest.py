@@ -7,9 +7,23 @@ import io
 import numpy as np
 import pytest
 import torch
+from jaxtyping import install_import_hook
 from PIL import Image
 
+# Shapes and types of every call into the two packages are checked under tests only; an int may stand for a float.
+install_import_hook(
+    ["mindvl", "mindvl_callbacks"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
 torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    for ours_to_ignore in (
+        "ignore:.*LeafSpec.*:FutureWarning",  # Lightning's own, about torch's pytree
+        "ignore:.*does not have many workers.*",  # a loader of whole packs needs one
+    ):
+        config.addinivalue_line("filterwarnings", ours_to_ignore)
+
 
 VISION = {
     "depth": 3,

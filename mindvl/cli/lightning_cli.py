@@ -7,16 +7,18 @@ steps that a killed run continues from, throughput, a progress bar, and the prec
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import WandbLogger
 
 from mindvl.cli.loggers import default_loggers
-from mindvl.cli.quiet import quiet_lightning
+from mindvl.cli.progress import StepProgressBar
+from mindvl.cli.quiet import quiet_lightning, quiet_transformers
 from mindvl.data.module import PackedShards
 from mindvl.device import best_precision, device_name, keep_freed_memory, matmul_peak
 from mindvl.phases import Phase
@@ -67,8 +69,16 @@ class MindVLCLI(LightningCLI):
             config["ckpt_path"] = str(last)
 
     def before_fit(self) -> None:
+        quiet_transformers()
         device = self.trainer.strategy.root_device
         print(f"{device_name(device)}, precision {self.trainer.precision}", flush=True)
+
+    def after_fit(self) -> None:
+        if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):
+            import wandb
+
+            wandb.finish()  # a recipe's next stage is a run of its own
+        _print_skipped(self.model.skipped)
 
 
 def _device_of(accelerator: str | L.pytorch.accelerators.Accelerator) -> str:
@@ -105,7 +115,8 @@ def peak_of(trainer: L.Trainer) -> float:
 
 def _missing_callbacks(given: Sequence[L.Callback], root: Path, *, fit: bool) -> list[L.Callback]:
     """Defaults of a run, less those that the config brings itself."""
-    defaults: list[L.Callback] = [RichProgressBar(leave=False)]
+    has_bar = any(isinstance(callback, ProgressBar) for callback in given)
+    defaults: list[L.Callback] = [] if has_bar else [StepProgressBar()]
     if fit:
         defaults += [
             ModelCheckpoint(
@@ -115,6 +126,12 @@ def _missing_callbacks(given: Sequence[L.Callback], root: Path, *, fit: bool) ->
             SaveModel(root / "model"),
         ]
     return [callback for callback in defaults if not any(isinstance(other, type(callback)) for other in given)]
+
+
+def _print_skipped(skipped: Mapping[str, int]) -> None:
+    """What the run could not use, by source and reason."""
+    for reason, count in sorted(skipped.items()):
+        print(f"left out {count} samples of {reason}", flush=True)
 
 
 def run_lightning(arguments: Sequence[str]) -> int:

@@ -10,12 +10,13 @@ import warnings
 def quiet_lightning() -> None:
     """Silence advertisements and remarks that do not apply to a loader of whole packs."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("WANDB_SILENT", "true")
     for message in (
         ".*LeafSpec.*",
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*Experiment logs directory .* exists and is not empty.*",
+        ".*LightningCLI's args parameter.*",
         ".*There is a wandb run already in progress.*",
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -24,6 +24,8 @@ MAX_DECODED_PIXELS = 100_000_000
 
 MAX_ASPECT_RATIO = 200
 
+_PNG_EXIF_MARKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+
 
 def smart_resize(
     height: int, width: int, *, factor: int = 28, min_pixels: int = 56 * 56, max_pixels: int = 28 * 28 * 1280
@@ -57,13 +59,17 @@ def open_image(data: bytes, *, max_decoded_pixels: int = MAX_DECODED_PIXELS) -> 
         raise ValueError("the picture has 0 bytes")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            pixels = image.width * image.height
-            if pixels > max_decoded_pixels:
-                raise ValueError(f"the picture has {pixels} pixels, the cap before decoding is {max_decoded_pixels}")
+            _check_pixels(image, max_decoded_pixels)
             image.load()
             return _as_rgb(ImageOps.exif_transpose(image))
     except (OSError, SyntaxError, Image.DecompressionBombError, EOFError, struct.error) as error:
         raise ValueError(f"the picture does not decode: {error}") from error
+
+
+def _check_pixels(image: Image.Image, max_decoded_pixels: int) -> None:
+    pixels = image.width * image.height
+    if pixels > max_decoded_pixels:
+        raise ValueError(f"the picture has {pixels} pixels, the cap before decoding is {max_decoded_pixels}")
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -82,12 +88,17 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """(height, width) in pixels as the picture will be seen, read from the header alone."""
+    """(height, width) in pixels as the picture will be seen, read from the header alone.
+
+    Pillow decodes a PNG to look for EXIF data behind its pixels; one without any of its names is spared that.
+    """
     try:
         with Image.open(io.BytesIO(data)) as image:
+            _check_pixels(image, MAX_DECODED_PIXELS)
             width, height = image.size
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            has_exif = image.format != "PNG" or any(mark in data for mark in _PNG_EXIF_MARKS)
+            turned = has_exif and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except (OSError, SyntaxError, Image.DecompressionBombError, EOFError, struct.error) as error:
         raise ValueError(f"not a picture: {error}") from error
     return (width, height) if turned else (height, width)
 

@@ -11,10 +11,13 @@ from torch.utils.data import DataLoader
 from mindvl.data.chat import ChatEncoder, Supervision
 from mindvl.data.dataset import PackDataset, PackSampler, ShardSamples, worker_setup
 from mindvl.data.plan import PackBudget
+from mindvl.data.questions import load_questions
 from mindvl.data.sample import PixelBudget
 from mindvl.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 
 log = logging.getLogger(__name__)
+
+QUESTIONS_PER_BATCH = 96
 
 
 @dataclass
@@ -39,6 +42,8 @@ class PackedShards(L.LightningDataModule):
     Args:
         train: sources by name.
         validation: sources by name, for the loss on held-out text.
+        test: sources by name whose questions `mindvl test` scores and `mindvl predict` answers.
+        max_questions: questions asked per source.
         sequence_length: tokens per pack.
         patch_budget: patches of the vision tower per pack; by default four times the sequence length.
         max_images: pictures per pack.
@@ -53,6 +58,8 @@ class PackedShards(L.LightningDataModule):
         train: dict[str, Source],
         *,
         validation: dict[str, Source] | None = None,
+        test: dict[str, Source] | None = None,
+        max_questions: int = 200,
         sequence_length: int = 4096,
         patch_budget: int | None = None,
         max_images: int = 1_000_000,
@@ -62,7 +69,8 @@ class PackedShards(L.LightningDataModule):
         fixed_shapes: bool = False,
     ):
         super().__init__()
-        self.train, self.validation = train, validation or {}
+        self.train, self.validation, self.test = train, validation or {}, test or {}
+        self.max_questions = max_questions
         self.budget = PackBudget(sequence_length, patch_budget or 4 * sequence_length, max_images)
         self.seed, self.workers, self.prefetch, self.fixed_shapes = seed, workers, prefetch, fixed_shapes
         self._next_pack = 0
@@ -125,6 +133,20 @@ class PackedShards(L.LightningDataModule):
             self._validation_samples,
             PackSampler(plan, count=count, rank=self.trainer.global_rank, world_size=world_size),
         )
+
+    def test_dataloader(self) -> DataLoader:
+        """Questions with known answers, in batches; each rank asks its share."""
+        if not self.test:
+            raise ValueError("data.test names no source, there is nothing to ask")
+        asked = [
+            question
+            for name, source in self.test.items()
+            for question in load_questions(name, source.shards, limit=self.max_questions)
+        ]
+        mine = asked[self.trainer.global_rank :: self.trainer.world_size]
+        return DataLoader(mine, batch_size=QUESTIONS_PER_BATCH, collate_fn=list)
+
+    predict_dataloader = test_dataloader
 
     def _loader(self, samples: ShardSamples, sampler: PackSampler) -> DataLoader:
         phase = self.trainer.lightning_module

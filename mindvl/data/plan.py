@@ -4,8 +4,10 @@ The plan is a pure function of (token and patch counts, weights, budgets, seed).
 resumed by one number, the next pack, with any number of workers or ranks.
 
 A round draws from each source `weight` passes over its samples (0.5: every second round sees a sample; 2: twice a
-round), in an order that is shuffled anew each pass. A window of the round is packed by best fit in decreasing order
-with two capacities, tokens of the language model and patches of the tower:
+round), in an order that is shuffled anew each pass. A window of the round is packed by best fit with two capacities,
+tokens of the language model and patches of the tower: samples that fill much of a pack go first, longest first; the
+many small ones follow in shuffled order, so that packs stay mixed (sorted by length, they would hold one kind of
+sample each, and the gradient of a step would be that of one task).
 
     budget 10 tokens, 8 patches      samples (tokens, patches): a(6,8) b(5,0) c(4,4) d(3,4) e(2,0)
     packs                            [a e] tokens 8 patches 8     [b c] 9, 4     [d] 3, 4
@@ -21,6 +23,9 @@ import numpy as np
 
 WINDOW_SAMPLES = 2048
 """Samples packed together: large enough that packs are full, small enough that rounds stay shuffled."""
+
+LARGE_SHARE = 1 / 8
+"""Samples that take more than this of a pack's tokens or patches are placed first."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +92,10 @@ class PackPlan:
         return [packs[position] for position in shuffle]
 
     def _pack_window(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Best fit decreasing: each sample goes to the pack that it leaves with the fewest free tokens."""
+        """Best fit: each sample goes to the pack that it leaves with the fewest free tokens."""
         budget = self.budget
-        rows = rows[np.argsort(-self.tokens[rows], kind="stable")]
+        size = np.maximum(self.tokens[rows] / budget.tokens, self.patches[rows] / budget.patches)
+        rows = rows[np.argsort(np.where(size > LARGE_SHARE, -size, 0), kind="stable")]
         free = np.zeros((len(rows), 3), np.int64)
         members: list[list[int]] = []
         opened = 0

@@ -221,7 +221,7 @@ class ShardReader:
     """Reads samples by offset; keeps a few files open. One per data worker."""
 
     def __init__(self, max_open_files: int = 32):
-        self._files: dict[Path, object] = {}
+        self._files: dict[Path, BinaryIO] = {}
         self._max_open_files = max_open_files
 
     def read(self, path: Path, offset: int, size: int) -> bytes:
@@ -230,3 +230,10 @@ class ShardReader:
         if len(self._files) > self._max_open_files:
             self._files.pop(next(iter(self._files))).close()
         return _read(file, offset, size)
+
+    def close(self) -> None:
+        while self._files:
+            self._files.popitem()[1].close()
+
+    def __del__(self) -> None:
+        self.close()

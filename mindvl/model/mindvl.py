@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
@@ -67,9 +68,19 @@ class MindVL(PreTrainedModel, GenerationMixin):
     def embed(self, batch: PackedBatch) -> Float[Tensor, "tokens dim"]:
         """Token embeddings of a pack with visual features in place."""
         embeddings = self.get_input_embeddings()(batch.input_ids)
-        if batch.vision is None:
-            return embeddings
-        return join(embeddings, self.vision(batch.vision), batch.image_index)
+        if batch.vision is not None:
+            return join(embeddings, self.vision(batch.vision), batch.image_index)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return embeddings + self._tower_without_pictures(batch.input_ids.device).to(embeddings.dtype)
+        return embeddings
+
+    def _tower_without_pictures(self, device: torch.device) -> Float[Tensor, ""]:
+        """Zero, from one blank visual token: ranks wait for each other in every module, so all must run the tower."""
+        vision = self.config.vision_config
+        blank = torch.zeros(self.merge**2, vision.in_channels * vision.patch_size**2, dtype=torch.uint8, device=device)
+        grid = ImageGrid(1, self.merge, self.merge)
+        inputs = vision_inputs(blank, [grid], merge=self.merge, window_tokens=self.config.window_tokens)
+        return 0 * self.vision(inputs).sum()
 
     def hidden_states(self, batch: PackedBatch) -> Float[Tensor, "tokens dim"]:
         """Last hidden states of the language model over a pack."""

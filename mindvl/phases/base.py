@@ -18,10 +18,11 @@ gradient.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import lightning as L
 import torch
@@ -48,15 +49,23 @@ class Phase(L.LightningModule):
     Args:
         model: sizes and origin of the model.
         rates: learning rates by part, schedule and clipping.
+        supervise: what the loss sees: answers alone, or all that user and assistant write.
         max_skipped_ratio: the run stops when a larger share of its samples could not be used.
     """
 
     trains: tuple[Part, ...]
-    supervise: ClassVar[Literal["answers", "text"]] = "answers"
 
-    def __init__(self, model: ModelSpec, *, rates: Rates | None = None, max_skipped_ratio: float = 0.05):
+    def __init__(
+        self,
+        model: ModelSpec,
+        *,
+        rates: Rates | None = None,
+        supervise: Literal["answers", "text"] = "text",
+        max_skipped_ratio: float = 0.05,
+    ):
         super().__init__()
-        self.spec, self.rates, self.max_skipped_ratio = model, rates or Rates(), max_skipped_ratio
+        self.spec, self.rates = model, rates or Rates()
+        self.supervise, self.max_skipped_ratio = supervise, max_skipped_ratio
         self.model: MindVL | None = None
         self.skipped: Counter[str] = Counter()
         """Samples left out during the run, by source and reason."""
@@ -149,6 +158,39 @@ class Phase(L.LightningModule):
         loss_sum = self.model(packed=batch).loss
         mean = loss_sum / max(1, batch.num_supervised)
         self.log("validation/loss", mean, batch_size=max(1, batch.num_supervised), on_epoch=True, sync_dist=True)
+
+    # Answering: `mindvl test` and `mindvl predict`.
+
+    def _judge(self, questions):
+        from mindvl.data.tokenizer import load_tokenizer
+        from mindvl.phases.answering import Answerer
+        from mindvl.phases.evaluation import evaluate
+
+        return evaluate(Answerer(self.model, load_tokenizer(self.tokenizer_name)), questions)
+
+    def test_step(self, batch: list, batch_idx: int) -> None:
+        """Score the questions; `test/<source>` is the mean of each source's natural score."""
+        for judged in self._judge(batch):
+            self.log(
+                f"test/{judged.question.source}", judged.score, batch_size=1, on_step=False, on_epoch=True, sync_dist=True
+            )
+
+    def predict_step(self, batch: list, batch_idx: int) -> list[dict]:
+        """One record per question: key, question, answer, prediction, score."""
+        records = [
+            {
+                "key": judged.question.key,
+                "source": judged.question.source,
+                "question": judged.question.text,
+                "answer": judged.question.answer,
+                "prediction": judged.prediction,
+                "score": judged.score,
+            }
+            for judged in self._judge(batch)
+        ]
+        for record in records:
+            print(json.dumps(record, ensure_ascii=False), flush=True)
+        return records
 
     # Counting and logging.
 

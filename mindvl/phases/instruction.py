@@ -27,5 +27,5 @@ class InstructionTuning(Phase):
         trains: list[Literal["vision", "projector", "language"]] = ["projector", "language"],  # noqa: B006
         max_skipped_ratio: float = 0.05,
     ):
-        super().__init__(model, rates=rates, max_skipped_ratio=max_skipped_ratio)
+        super().__init__(model, rates=rates, supervise="answers", max_skipped_ratio=max_skipped_ratio)
         self.trains = tuple(trains)

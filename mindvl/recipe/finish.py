@@ -54,7 +54,8 @@ def finish(recipe: Recipe, *, started: float) -> Path:
     singles = {name: scores_by_source(scorer.judge(stage, fewer)) for name, stage in report.singles.items()}
     average = scores_by_source(scorer.judge(report.average, fewer))
     resolution = _search(recipe, scorer, fewer)
-    seconds = {stage.name: json.loads((out / stage.name / "done.json").read_text())["seconds"] for stage in recipe.stages}
+    done = {stage.name: json.loads((out / stage.name / "done.json").read_text()) for stage in recipe.stages}
+    seconds = {name: mark["seconds"] for name, mark in done.items()}
     results = {
         "scores": scores_by_source(judged),
         "blank_scores": scores_by_source(blank),
@@ -94,7 +95,9 @@ def _search(recipe: Recipe, scorer: Scorer, test: Sequence[Question]) -> dict[st
         return at
 
     found = search_resolution([(low, high) for low, high in report.budgets], scored(selection), scored(test))
-    return {"selection_split": "validation", **asdict(found)}
+    tested = asdict(found)
+    grid = [{key: value for key, value in point.items() if value is not None} for point in tested["grid"]]
+    return {"selection_split": "validation", **tested, "grid": grid}
 
 
 def _metric_names(judged: Sequence[Judged]) -> dict[str, str]:

@@ -166,6 +166,23 @@ def test_the_pixel_cap_is_checked_on_the_header_before_anything_is_decoded(monke
         open_image(data, max_decoded_pixels=80_000_000)
 
 
+@pytest.mark.parametrize("name", [b"eXIf", None])
+def test_the_size_in_a_header_is_read_without_decoding_and_agrees_with_the_picture(name, monkeypatch, picture):
+    """EXIF data behind the pixels of a PNG are found; a PNG without is not decoded to look for them."""
+    data = picture(20, 30)
+    if name is None:
+        monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda *_: pytest.fail("decoded"))
+        assert image_size(data) == (20, 30)
+        return
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    late = data[: data.index(b"IEND") - 4] + chunk + data[data.index(b"IEND") - 4 :]
+    upright = open_image(late)
+    assert image_size(late) == (upright.height, upright.width) == (30, 20)
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [12_000, 20_000])
 def test_a_gigapixel_file_is_refused_with_the_default_cap(side):
@@ -173,8 +190,9 @@ def test_a_gigapixel_file_is_refused_with_the_default_cap(side):
     huge = header.replace(struct.pack(">II", 8, 8), struct.pack(">II", side, side))
     body = huge[12:29]
     huge = huge[:29] + struct.pack(">I", zlib.crc32(body)) + huge[33:]
-    with pytest.raises(ValueError, match="the picture"):
-        open_image(huge)
+    for read in (open_image, image_size):
+        with pytest.raises(ValueError, match=r"144000000 pixels, the cap .* 100000000|exceeds limit"):
+            read(huge)
 
 
 def normalised(patches: np.ndarray, processor) -> np.ndarray:

@@ -60,7 +60,8 @@ def test_the_index_finds_each_record_and_picture_by_offset(shard, encoder, pictu
     index, reader = index_of(shard, encoder), ShardReader()
     assert index.key.tolist() == ["one", "two", "three"] and index.first_image.tolist() == [0, 0, 2, 3]
     assert index.image_height.tolist() == [28, 84, 30] and index.image_width.tolist() == [56, 28, 40]
-    records = [reader.read(shard, *place) for place in zip(index.record_offset, index.record_bytes, strict=True)]
+    places = zip(index.record_offset.tolist(), index.record_bytes.tolist(), strict=True)
+    records = [reader.read(shard, *place) for place in places]
     assert records[1] == record("second", images=2)
     assert reader.read(shard, int(index.image_offset[0]), int(index.image_bytes[0])) == picture(28, 56)
 
@@ -224,5 +225,5 @@ def test_a_reader_keeps_no_more_files_open_than_told(tmp_path, encoder):
     for path in [*paths, *paths[::-1]]:
         assert json.loads(reader.read(path, offset, len(record("0"))))["messages"][0]["content"][0]["text"] == path.stem
         assert len(reader._files) <= 2
-    for file in reader._files.values():
-        file.close()
+    reader.close()
+    assert reader._files == {}

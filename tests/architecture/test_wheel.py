@@ -1,0 +1,76 @@
+"""What a user installs: the wheel holds everything and works where there is no checkout."""
+
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+DATA_FILES = {"mindvl/py.typed", "mindvl_callbacks/py.typed", "mindvl/recipe/report.html.j2"}
+LOOK = """
+import sys
+wheel, libraries = sys.argv[1:]
+sys.path[:0] = [wheel]
+sys.path.append(libraries)
+import mindvl, mindvl_callbacks
+import mindvl.cli.lightning_cli, mindvl.recipe.command  # all rooms and the callbacks
+ours = [module for name, module in sys.modules.items() if name.partition(".")[0] in ("mindvl", "mindvl_callbacks")]
+print(*sorted(module.__file__ for module in ours), sep="\\n")
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(repository, tmp_path_factory) -> Path:
+    """A wheel built from a copy of the sources, so that the checkout gets no build/ and lends it no leftovers."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(repository / name, source)
+    for name in ("mindvl", "callbacks"):
+        shutil.copytree(repository / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    if _setuptools_version() >= 77:
+        command.append("--no-build-isolation")  # else pip fetches the setuptools that pyproject.toml asks for
+    built = subprocess.run([*command, "--wheel-dir", "dist", "."], cwd=source, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = (source / "dist").glob("*.whl")
+    return path
+
+
+def _setuptools_version() -> int:
+    try:
+        return int(importlib.metadata.version("setuptools").partition(".")[0])
+    except importlib.metadata.PackageNotFoundError:
+        return 0
+
+
+def test_the_wheel_holds_every_module_and_data_file_of_both_packages(wheel, repository):
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    ours = {
+        Path(package, path.relative_to(repository / folder)).as_posix()
+        for folder, package in (("mindvl", "mindvl"), ("callbacks", "mindvl_callbacks"))
+        for path in (repository / folder).rglob("*.py")
+    }
+    assert held == ours | DATA_FILES
+
+
+def test_the_wheel_brings_the_console_script(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
+        assert "mindvl = mindvl.cli.main:main" in archive.read(name).decode()
+
+
+def test_both_packages_import_from_the_wheel_alone(wheel, tmp_path):
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    # -I and -S: no working directory, no PYTHONPATH, and no .pth file that leads an editable install to the checkout.
+    command = [sys.executable, "-I", "-S", "-c", LOOK, str(site), sysconfig.get_paths()["purelib"]]
+    looked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert looked.returncode == 0, looked.stderr
+    files = [Path(line) for line in looked.stdout.splitlines()]
+    assert {file.relative_to(site).parts[0] for file in files} == {"mindvl", "mindvl_callbacks"}
