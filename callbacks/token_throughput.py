@@ -67,7 +67,9 @@ class TokenThroughput(L.Callback):
             self._start += away
             self._batch_end += away
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         self._waited_s += time.perf_counter() - self._batch_end
 
     def on_train_batch_end(
@@ -82,7 +84,9 @@ class TokenThroughput(L.Callback):
         if steps < trainer.log_every_n_steps:
             return
         elapsed_s = now - self._start
-        rates = {f"throughput/{name}_per_s": trainer.world_size * total / elapsed_s for name, total in self._totals.items()}
+        rates = {
+            f"throughput/{name}_per_s": trainer.world_size * total / elapsed_s for name, total in self._totals.items()
+        }
         rates["throughput/step_s"] = elapsed_s / steps
         rates["throughput/data_wait_ratio"] = self._waited_s / elapsed_s
         if self._peak is not None:

@@ -28,9 +28,8 @@ def average_models(models: Sequence[Path], out: Path, *, weights: Sequence[float
 
     Config and tokenizer are the first model's. The folder appears whole or not at all.
     """
-    from safetensors.torch import load_file, save_file
-
     from mindvl_callbacks.checkpoint_averaging import average_state_dicts
+    from safetensors.torch import load_file, save_file
 
     files = {}
     for model in models:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; nothing heavy is imported."""
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a saved model (a stage's model/)")
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a saved model (a stage's model/)"
+    )
     parser.add_argument("image", type=Path, metavar="IMAGE", help="a picture file")
     parser.add_argument("question", nargs="?", help="leave it out to be asked")
     parser.add_argument("--min-pixels", type=int, help="area below which the picture is enlarged")

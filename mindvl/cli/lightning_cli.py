@@ -1,7 +1,8 @@
 """`mindvl fit | validate | test | predict`: LightningCLI with the defaults of a MindVL run.
 
-What a config leaves open is filled in here and nowhere else: loggers (CSV and W&B), a checkpoint every `CHECKPOINT_STEPS`
-steps that a killed run continues from, throughput, a progress bar, and the precision that pays on this device.
+What a config leaves open is filled in here and nowhere else: loggers (CSV and W&B), a checkpoint every
+`CHECKPOINT_STEPS` steps that a killed run continues from, throughput, a progress bar, and the precision that pays on
+this device.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
+from mindvl_callbacks.token_throughput import TokenThroughput
 
 from mindvl.cli.loggers import default_loggers
 from mindvl.cli.progress import StepProgressBar
@@ -23,7 +25,6 @@ from mindvl.data.module import PackedShards
 from mindvl.device import best_precision, device_name, keep_freed_memory, matmul_peak
 from mindvl.phases import Phase
 from mindvl.phases.saving import SaveModel
-from mindvl_callbacks.token_throughput import TokenThroughput
 
 log = logging.getLogger("mindvl")
 

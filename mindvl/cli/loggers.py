@@ -27,7 +27,9 @@ def default_loggers(root: Path, *, name: str) -> list[Logger]:
     loggers: list[Logger] = [CSVLogger(root, name="", version="csv")]
     try:
         offline = not has_wandb_key()
-        wandb = WandbLogger(project=os.environ.get("WANDB_PROJECT", "mindvl"), name=name, save_dir=root, offline=offline)
+        wandb = WandbLogger(
+            project=os.environ.get("WANDB_PROJECT", "mindvl"), name=name, save_dir=root, offline=offline
+        )
         wandb.experiment  # noqa: B018 starts the run now, where a failure can be caught
         loggers.append(wandb)
     except Exception as error:

@@ -33,4 +33,6 @@ def quiet_transformers() -> None:
 
 def _not_an_advertisement(record: logging.LogRecord) -> bool:
     message = record.getMessage()
-    return not any(word in message for word in ("litlogger", "litmodels", "TPU available", "GPU available", "HPU avail"))
+    return not any(
+        word in message for word in ("litlogger", "litmodels", "TPU available", "GPU available", "HPU avail")
+    )

@@ -105,9 +105,7 @@ class ChatEncoder:
                     content.append({"type": "text", "text": f"\ue000{count}\ue001"})
                     count += 1
             messages.append({"role": role, "content": content})
-        rendered = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=generation_prompt
-        )
+        rendered = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
         pieces: list[str | int] = []
         for position, piece in enumerate(_MARK.split(rendered)):
             if position % 2:

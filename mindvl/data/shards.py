@@ -119,7 +119,9 @@ def index_shard(path: Path, encoder: ChatEncoder, fingerprint: str) -> ShardInde
             images.extend(pictures)
             first_image.append(len(images))
     columns = list(zip(*rows, strict=True))
-    image_columns = [np.asarray(column, np.int64) for column in zip(*images, strict=True)] or [np.zeros(0, np.int64)] * 4
+    image_columns = [np.asarray(column, np.int64) for column in zip(*images, strict=True)] or [
+        np.zeros(0, np.int64)
+    ] * 4
     return ShardIndex(
         key=np.asarray(columns[0]),
         record_offset=np.asarray(columns[1], np.int64),

@@ -16,7 +16,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 VISION_START, IMAGE_PAD, VISION_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
 """Qwen's vision tokens; the language model sees one IMAGE_PAD per visual token."""
 
-_SPECIAL = ("<|endoftext|>", "<|im_end|>", "<|user|>", "<|assistant|>", "<|system|>", VISION_START, IMAGE_PAD, VISION_END)
+_SPECIAL = (
+    "<|endoftext|>",
+    "<|im_end|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|system|>",
+    VISION_START,
+    IMAGE_PAD,
+    VISION_END,
+)
 
 _TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message.role + '|>' }}"

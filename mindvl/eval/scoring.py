@@ -1,8 +1,8 @@
 """Each kind of question has its natural score: 1 for right, 0 for wrong.
 
-    exact_match        the answer's text, apart from white space at its ends and letter case
-    relaxed_accuracy   numbers read off a chart, within 5 % (ChartQA's measure, arXiv 2203.10244)
-    box_iou            a box [x1,y1,x2,y2] in pixels that overlaps the true one by at least half (intersection over union)
+exact_match        the answer's text, apart from white space at its ends and letter case
+relaxed_accuracy   numbers read off a chart, within 5 % (ChartQA's measure, arXiv 2203.10244)
+box_iou            a box [x1,y1,x2,y2] in pixels that overlaps the true one by at least half (intersection over union)
 """
 
 from __future__ import annotations

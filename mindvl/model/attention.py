@@ -54,9 +54,7 @@ def _packed_mask(q_length: int, kv_length: int, attention_mask: Tensor | None = 
     """No mask for a pack, whose bounds travel as `segment_lengths`; transformers' own mask for padded rows."""
     if attention_mask is None and q_length == kv_length:
         return None
-    return sdpa_mask(
-        q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, q_offset=q_offset, **kwargs
-    )
+    return sdpa_mask(q_length=q_length, kv_length=kv_length, attention_mask=attention_mask, q_offset=q_offset, **kwargs)
 
 
 def register_packed_attention() -> str:

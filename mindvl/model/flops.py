@@ -16,7 +16,7 @@ from mindvl.model.parts import part_of
 
 def training_flops(model: MindVL, batch: PackedBatch) -> float:
     """FLOPs of one forward and backward pass over a pack, with the parts frozen as they are."""
-    trained = {part: False for part in ("vision", "projector", "language")}
+    trained = dict.fromkeys(("vision", "projector", "language"), False)
     for name, parameter in model.named_parameters():
         trained[part_of(name)] |= parameter.requires_grad
     # A gradient flows into a part's inputs when something before it trains.
@@ -47,7 +47,9 @@ def forward_flops(model: MindVL, batch: PackedBatch) -> dict[str, dict[str, floa
     full = len(set(vision.fullatt_block_indexes) & set(range(vision.depth)))
     vision_pairs = full * image_pairs + (vision.depth - full) * window_pairs
     text_pairs = sum(length * (length + 1) / 2 for length in batch.doc_lengths)
-    heads_dim = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+    heads_dim = text.num_attention_heads * (
+        getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    )
     head = model.get_output_embeddings().weight.numel()
     return {
         "vision": {

@@ -132,9 +132,7 @@ class MindVL(PreTrainedModel, GenerationMixin):
     def _join_pictures(self, input_ids, embeddings, pixel_values, image_grid_thw):
         grids = [ImageGrid(*grid) for grid in image_grid_thw.tolist()]
         inputs = vision_inputs(pixel_values, grids, merge=self.merge, window_tokens=self.config.window_tokens)
-        index = placeholder_positions(
-            input_ids, grids, image_token_id=self.config.image_token_id, merge=self.merge
-        )
+        index = placeholder_positions(input_ids, grids, image_token_id=self.config.image_token_id, merge=self.merge)
         return join(embeddings, self.vision(inputs), index)
 
 

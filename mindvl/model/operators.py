@@ -15,7 +15,11 @@ from mindvl.ops.swiglu import SwiGLU
 def replacement(module: nn.Module) -> nn.Module | None:
     """Our equivalent of a stock submodule, or None when there is none."""
     name = type(module).__name__
-    if name.endswith("RMSNorm") and hasattr(module, "variance_epsilon") and [*dict(module.named_parameters())] == ["weight"]:
+    if (
+        name.endswith("RMSNorm")
+        and hasattr(module, "variance_epsilon")
+        and [*dict(module.named_parameters())] == ["weight"]
+    ):
         return RMSNorm(module)
     if name.endswith("MLP") and _is_gated_silu(module):
         return SwiGLU(module)

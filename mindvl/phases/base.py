@@ -172,7 +172,12 @@ class Phase(L.LightningModule):
         """Score the questions; `test/<source>` is the mean of each source's natural score."""
         for judged in self._judge(batch):
             self.log(
-                f"test/{judged.question.source}", judged.score, batch_size=1, on_step=False, on_epoch=True, sync_dist=True
+                f"test/{judged.question.source}",
+                judged.score,
+                batch_size=1,
+                on_step=False,
+                on_epoch=True,
+                sync_dist=True,
             )
 
     def predict_step(self, batch: list, batch_idx: int) -> list[dict]:

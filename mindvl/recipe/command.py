@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 
@@ -25,16 +24,15 @@ def run(args: argparse.Namespace) -> int:
     from mindvl.cli.quiet import quiet_lightning, quiet_transformers
     from mindvl.recipe.stages import prepare, run_stage
 
-    started = time.time()
     Path(recipe.out).mkdir(parents=True, exist_ok=True)
     quiet_lightning()
-    prepare(recipe)
+    data_s = prepare(recipe)
     quiet_transformers()
     for number, stage in enumerate(recipe.stages, start=1):
         run_stage(recipe, stage, number)
     from mindvl.recipe.finish import finish
 
-    page = finish(recipe, started=started)
+    page = finish(recipe, data_s=data_s)
     results = json.loads((Path(recipe.out) / "results.json").read_text())
     print(closing_lines(results, page))
     return 0

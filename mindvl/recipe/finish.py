@@ -9,13 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mindvl_callbacks.resolution_search import search_resolution
+
 from mindvl.data.questions import Question, load_questions
 from mindvl.phases.answering import load_answerer
 from mindvl.phases.evaluation import Judged, evaluate, scores_by_source
 from mindvl.recipe.curves import StageCurves, read_metrics
 from mindvl.recipe.recipe import Recipe, fingerprint
 from mindvl.recipe.report import SampleCard, write_report
-from mindvl_callbacks.resolution_search import search_resolution
 
 METRIC_NAMES = {"exact_match": "exact match", "relaxed_accuracy": "within 5 %", "box_iou": "IoU >= 0.5"}
 CARDS_PER_SOURCE = 3
@@ -43,8 +44,9 @@ class Scorer:
         return evaluate(answerer, questions, max_new_tokens=self.recipe.report.max_new_tokens)
 
 
-def finish(recipe: Recipe, *, started: float) -> Path:
+def finish(recipe: Recipe, *, data_s: float) -> Path:
     """Score, search, write `results.json`, `answers.jsonl` and `report.html`; returns the report's path."""
+    start = time.perf_counter()
     report, scorer, out = recipe.report, Scorer(recipe), Path(recipe.out)
     test = scorer.questions("test", report.questions)
     print(f"scoring {len(test)} test questions of {len(scorer.sources)} families", flush=True)
@@ -65,7 +67,7 @@ def finish(recipe: Recipe, *, started: float) -> Path:
         "questions": {source: sum(item.question.source == source for item in judged) for source in scorer.sources},
         "metrics": _metric_names(judged),
         "train_s": sum(seconds[stage.name] for stage in recipe.stages if stage.average is None),
-        "total_s": time.time() - started,
+        "total_s": data_s + sum(seconds.values()) + time.perf_counter() - start,
     }
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     with (out / "answers.jsonl").open("w", encoding="utf-8") as file:

@@ -123,9 +123,9 @@ def _build(kind: type, content: Any, where: str) -> Any:
     for key, value in content.items():
         hint = hints[key]
         (inner,) = typing.get_args(hint)[:1] or (None,)
-        if is_dataclass(hint):
+        if isinstance(hint, type) and is_dataclass(hint):
             value = _build(hint, value, f"{where}{key}.")
-        elif typing.get_origin(hint) is list and is_dataclass(inner):
+        elif typing.get_origin(hint) is list and isinstance(inner, type) and is_dataclass(inner):
             value = [_build(inner, entry, f"{where}{key}[{number}].") for number, entry in enumerate(value)]
         values[key] = value
     return kind(**values)

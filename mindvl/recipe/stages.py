@@ -10,8 +10,8 @@ from typing import Any
 from mindvl.recipe.recipe import Recipe, Stage, fingerprint
 
 
-def prepare(recipe: Recipe) -> None:
-    """Draw the pictures and save the tokenizer, unless that is done already."""
+def prepare(recipe: Recipe) -> float:
+    """Draw the pictures and save the tokenizer, unless that is done already; returns the seconds it has taken."""
     import yaml
 
     from mindvl.data.render.writer import render
@@ -20,8 +20,14 @@ def prepare(recipe: Recipe) -> None:
     config = Path(recipe.data)
     if not config.is_file():
         raise ValueError(f"data config {config} is not a file")
-    render(yaml.safe_load(config.read_text(encoding="utf-8")), Path(recipe.out) / "data")
+    folder = Path(recipe.out) / "data"
+    start = time.perf_counter()
+    render(yaml.safe_load(config.read_text(encoding="utf-8")), folder)
+    mark = folder / "seconds.json"
+    if not mark.is_file():
+        mark.write_text(json.dumps(time.perf_counter() - start))
     byte_tokenizer(recipe.tokenizer.get("words", "").split()).save_pretrained(Path(recipe.out) / "tokenizer")
+    return json.loads(mark.read_text())
 
 
 def run_stage(recipe: Recipe, stage: Stage, number: int) -> None:

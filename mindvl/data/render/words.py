@@ -1,7 +1,8 @@
 """Made-up words can be read but not remembered: a model that prints `velo` has seen the letters, not a dictionary.
 
 Words are syllables over the letters of a charset (`ba`, `velo`, `tamir`), or strings of digits where the charset has
-only digits; with `spelling: random`, any characters in any order, which nothing helps to guess. Each drawn word belongs to the document's split (see `split`).
+only digits; with `spelling: random` they are any characters in any order, which nothing helps to guess. Each drawn
+word belongs to the document's split (see `split`).
 """
 
 import string

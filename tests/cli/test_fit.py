@@ -1,0 +1,206 @@
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+STEP_KEYS = {
+    "train/loss",
+    "train/grad_norm",
+    "train/supervised_tokens",
+    "train/tokens",
+    "train/images",
+    "train/pack_fill_ratio",
+    "train/skipped_samples",
+    "lr/vision",
+    "lr/projector",
+    "lr/language",
+    "throughput/tokens_per_s",
+    "throughput/supervised_tokens_per_s",
+    "throughput/images_per_s",
+    "throughput/documents_per_s",
+    "throughput/step_s",
+    "throughput/data_wait_ratio",
+    "throughput/model_flops_ratio",
+}
+
+
+def test_a_run_leaves_a_model_a_checkpoint_and_an_offline_wandb_run(trained):
+    assert {path.name for path in trained.model.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    assert (trained.root / "checkpoints" / "last.ckpt").is_file()
+    (wandb,) = trained.root.glob("wandb/offline-run-*/*.wandb")
+    assert wandb.stat().st_size > 0
+
+
+def test_a_run_logs_the_documented_numbers_in_their_units(trained):
+    *steps, last = trained.metrics
+    assert [row["step"] for row in steps] == [4, 9, 14, 19, 24, 29, 34, 39]
+    for row in steps:
+        assert set(row) == {"step", "epoch"} | STEP_KEYS
+        assert 0 < row["train/supervised_tokens"] < row["train/tokens"] <= 256
+        assert row["train/pack_fill_ratio"] == pytest.approx(row["train/tokens"] / 256)
+        assert row["train/images"] >= 1 and row["train/skipped_samples"] == 0
+        assert 0 <= row["throughput/data_wait_ratio"] < 1 and 0 < row["throughput/model_flops_ratio"] < 1
+    assert steps[-1]["train/loss"] < steps[0]["train/loss"]
+    assert set(last) == {"step", "epoch", "validation/loss"} and last["step"] == 39
+    assert last["validation/loss"] < 5.7  # a uniform guess over 272 tokens costs ln 272 = 5.6
+
+
+def test_a_run_says_where_it_computes_and_shows_no_warning_of_libraries(trained):
+    assert "precision 32-true" in trained.output
+    assert "Warning" not in trained.output and "litlogger" not in trained.output
+
+
+def test_a_killed_run_goes_on_with_the_same_command_to_the_same_weights(trained, tmp_path, command, environment):
+    root = tmp_path / "killed"
+    checkpoints = {
+        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "init_args": {"dirpath": str(root / "checkpoints"), "save_last": True, "every_n_train_steps": 5},
+    }
+    csv_alone = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": str(root)}}
+    changes = {"trainer": {"default_root_dir": str(root), "callbacks": [checkpoints], "logger": csv_alone}}
+    (tmp_path / "changes.yaml").write_text(yaml.safe_dump(changes))
+    again = [*command, "fit", "-c", trained.config, "-c", tmp_path / "changes.yaml"]
+
+    with (tmp_path / "first.txt").open("w") as output:
+        first = subprocess.Popen(again, env=environment, stdout=output, stderr=output)
+        deadline = time.monotonic() + 900
+        while not (root / "checkpoints" / "last.ckpt").is_file():
+            assert first.poll() is None and time.monotonic() < deadline, (tmp_path / "first.txt").read_text()
+            time.sleep(0.005)
+        first.kill()
+        assert first.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    assert not (root / "model").exists()
+    stopped = torch.load(root / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+
+    second = subprocess.run(again, env=environment, capture_output=True, text=True, timeout=900)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert f"continuing from {root / 'checkpoints' / 'last.ckpt'}" in second.stdout
+    assert "Warning" not in second.stderr
+    assert 5 <= stopped < 40
+    uninterrupted, resumed = (load_file(folder / "model" / "model.safetensors") for folder in (trained.root, root))
+    assert uninterrupted.keys() == resumed.keys()
+    different = [name for name in uninterrupted if not torch.equal(uninterrupted[name], resumed[name])]
+    assert different == []
+
+
+def test_a_finished_run_started_again_keeps_its_model(trained, mindvl, tmp_path):
+    before = (trained.model / "model.safetensors").stat().st_mtime_ns
+    again = mindvl("fit", "-c", trained.config, "--trainer.logger", "false")
+    assert again.status == 0
+    assert (trained.model / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_run_killed_between_its_last_checkpoint_and_its_model_still_writes_the_model(trained, mindvl):
+    saved = load_file(trained.model / "model.safetensors")
+    trained.model.rename(trained.root / "taken_away")
+    try:
+        assert mindvl("fit", "-c", trained.config, "--trainer.logger", "false").status == 0
+        written = load_file(trained.model / "model.safetensors")
+    finally:
+        if not trained.model.exists():
+            (trained.root / "taken_away").rename(trained.model)
+    assert all(torch.equal(saved[name], written[name]) for name in saved)
+
+
+def test_a_printed_config_is_a_config_and_says_the_same(trained, mindvl, tmp_path):
+    printed = mindvl("fit", "--print_config", "-c", trained.config)
+    assert printed.status == 0
+    (tmp_path / "printed.yaml").write_text(printed.out)
+    again = mindvl("fit", "--print_config", "-c", tmp_path / "printed.yaml")
+    assert again.status == 0
+    assert yaml.safe_load(again.out) == yaml.safe_load(printed.out)
+    given = yaml.safe_load(trained.config.read_text())
+    assert yaml.safe_load(printed.out)["trainer"]["max_steps"] == given["trainer"]["max_steps"]
+
+
+def test_a_run_without_wandb_goes_on_with_the_csv_alone(monkeypatch, tmp_path, caplog):
+    from mindvl.cli.loggers import default_loggers
+
+    def broken(**settings):
+        raise RuntimeError("no room on the disk")
+
+    monkeypatch.setattr("mindvl.cli.loggers.WandbLogger", broken)
+    (logger,) = default_loggers(tmp_path, name="run")
+    assert logger.log_dir == str(tmp_path / "csv")
+    assert f"W&B did not start (no room on the disk); numbers go to {tmp_path}/csv alone" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [(("--trainer.max_stepz", "4"), "trainer.max_stepz"), (("--data.init_args.sequence_lenght", "4"), "sequence_lenght")],
+)
+def test_a_misspelt_option_is_refused_by_name(trained, mindvl, arguments, key):
+    refused = mindvl("fit", "-c", trained.config, *arguments)
+    assert refused.status == 2
+    assert key in refused.err
+
+
+@pytest.mark.parametrize(
+    ("where", "key"),
+    [(("trainer",), "max_stepz"), (("model", "init_args", "rates"), "visoin"), (("data", "init_args"), "trian")],
+)
+def test_a_misspelt_key_of_a_config_is_refused_by_name(trained, mindvl, tmp_path, where, key):
+    config = yaml.safe_load(trained.config.read_text())
+    part = config
+    for name in where:
+        part = part[name]
+    part[key] = 1
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(config))
+    refused = mindvl("fit", "-c", tmp_path / "fit.yaml")
+    assert refused.status == 2
+    assert key in refused.err
+
+
+@pytest.fixture
+def refusal(trained, mindvl, tmp_path):
+    """The one line that `fit` says when a changed config cannot work."""
+
+    def of(*changes):
+        silent = ("--trainer.logger", "false", "--trainer.default_root_dir", tmp_path / "refused")
+        refused = mindvl("fit", "-c", trained.config, *silent, *changes)
+        assert refused.status == 2
+        assert "Traceback" not in refused.err
+        return refused.complaint
+
+    return of
+
+
+def train_on(shards):
+    return ("--data.init_args.train", yaml.safe_dump({"made": {"shards": str(shards)}}, default_flow_style=True))
+
+
+def test_a_missing_shard_folder_is_named(refusal, tmp_path):
+    said = refusal(*train_on(tmp_path / "none" / "ocr-*.tar"))
+    assert said == f"mindvl fit: no shards at {tmp_path}/none/ocr-*.tar: the folder {tmp_path}/none does not exist"
+
+
+def test_an_empty_shard_is_named_with_its_size(refusal, tmp_path):
+    (tmp_path / "empty.tar").touch()
+    assert refusal(*train_on(tmp_path / "empty.tar")) == f"mindvl fit: shard {tmp_path}/empty.tar is empty: 0 bytes"
+
+
+def test_samples_longer_than_the_sequence_are_told_with_the_length(refusal):
+    said = refusal("--data.init_args.sequence_length", "4")
+    assert "source ocr has 0 usable samples" in said and "longer than the sequence of 4 tokens" in said
+
+
+def test_weights_of_another_shape_are_refused_with_both_shapes(refusal, trained):
+    start = ("--model.init_args.model.start_from", trained.model)
+    said = refusal(*start, "--model.init_args.model.language.hidden_size", 64)
+    assert str(trained.model) in said and "embed_tokens.weight" in said
+    assert "has shape (272, 32), the configured model (272, 64)" in said
+
+
+def test_weights_of_another_depth_are_refused_with_the_missing_keys(refusal, trained):
+    start = ("--model.init_args.model.start_from", trained.model)
+    said = refusal(*start, "--model.init_args.model.language.num_hidden_layers", 3)
+    assert f"{trained.model} does not hold this model" in said and "layers.2" in said
+
+
+def test_a_start_folder_that_is_no_model_is_named(refusal, tmp_path):
+    said = refusal("--model.init_args.model.start_from", tmp_path)
+    assert said == f"mindvl fit: model.start_from: {tmp_path} is no saved model, it has no config.json"
