@@ -18,6 +18,14 @@ Precision = str
 """One of Lightning's precision names."""
 
 
+def device_of(accelerator: str) -> str:
+    """The device type that Lightning's accelerator name stands for; "auto" is the one that is there."""
+    if accelerator == "auto":
+        current = torch.accelerator.current_accelerator(check_available=True)
+        return "cpu" if current is None else current.type
+    return {"gpu": "cuda"}.get(accelerator, accelerator)
+
+
 def device_name(device: torch.device | str = "cpu") -> str:
     """A name for tables: the accelerator's product name, or the processor's with the threads in use."""
     device = torch.device(device)

@@ -50,7 +50,13 @@ CORPUS = {
     "sources": {
         "ocr": {"family": "ocr_line", "train": 40, "validation": 8, "word_length_chars": [2, 5], "line_words": [1, 2]},
         "counting": {"family": "counting", "train": 20, "validation": 4},
-        "text": {"family": "ocr_line", "text_only": True, "train": 20, "word_length_chars": [2, 5], "line_words": [1, 2]},
+        "text": {
+            "family": "ocr_line",
+            "text_only": True,
+            "train": 20,
+            "word_length_chars": [2, 5],
+            "line_words": [1, 2],
+        },
     },
 }
 

@@ -1,0 +1,1 @@
+"""The one door: verbs of the `mindvl` command."""

@@ -15,14 +15,14 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from mindvl_callbacks.token_throughput import TokenThroughput
 
 from mindvl.cli.loggers import default_loggers
 from mindvl.cli.progress import StepProgressBar
 from mindvl.cli.quiet import quiet_lightning, quiet_transformers
 from mindvl.data.module import PackedShards
-from mindvl.device import best_precision, device_name, keep_freed_memory, matmul_peak
+from mindvl.device import best_precision, device_name, device_of, keep_freed_memory, matmul_peak
 from mindvl.phases import Phase
 from mindvl.phases.saving import SaveModel
 
@@ -52,12 +52,19 @@ class MindVLCLI(LightningCLI):
         root = Path(config["default_root_dir"])
         filled: dict = {}
         if config["precision"] is None:
-            filled["precision"] = best_precision(_device_of(config["accelerator"]))
+            filled["precision"] = best_precision(device_of(str(config["accelerator"])))
         if config["logger"] in (None, True):
-            filled["logger"] = default_loggers(root, name=root.name) if self.subcommand == "fit" else False
+            filled["logger"] = self._fit_loggers(root) if self.subcommand == "fit" else False
         given = list(config["callbacks"] or [])
         filled["callbacks"] = [*given, *_missing_callbacks(given, root, fit=self.subcommand == "fit")]
         return super().instantiate_trainer(**{**kwargs, **filled})
+
+    def _fit_loggers(self, root: Path) -> list[Logger]:
+        checkpoint = Path(self.config_init["fit"]["ckpt_path"] or root / "checkpoints" / "last.ckpt")
+        first_step = 0
+        if checkpoint.is_file():
+            first_step = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)["global_step"]
+        return default_loggers(root, name=root.name, first_step=first_step)
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
@@ -75,20 +82,15 @@ class MindVLCLI(LightningCLI):
         print(f"{device_name(device)}, precision {self.trainer.precision}", flush=True)
 
     def after_fit(self) -> None:
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, SaveModel) and not callback.folder.exists():
+                # Killed between its last checkpoint and its model: nothing was left to train, no hook has fired.
+                callback.on_train_end(self.trainer, self.model)
         if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):
             import wandb
 
             wandb.finish()  # a recipe's next stage is a run of its own
         _print_skipped(self.model.skipped)
-
-
-def _device_of(accelerator: str | L.pytorch.accelerators.Accelerator) -> str:
-    """The device type that an accelerator's name stands for."""
-    if accelerator == "auto":
-        current = torch.accelerator.current_accelerator(check_available=True)
-        return "cpu" if current is None else current.type
-    names = {"gpu": "cuda"}
-    return names.get(str(accelerator), str(accelerator))
 
 
 def count_batch(batch) -> dict[str, int]:
@@ -97,7 +99,7 @@ def count_batch(batch) -> dict[str, int]:
         "tokens": batch.num_tokens,
         "supervised_tokens": batch.num_supervised,
         "images": batch.num_images,
-        "documents": len(batch.doc_lengths),
+        "documents": len(batch.keys),
     }
 
 

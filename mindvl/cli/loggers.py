@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import netrc
 import os
@@ -22,9 +23,9 @@ def has_wandb_key() -> bool:
         return False
 
 
-def default_loggers(root: Path, *, name: str) -> list[Logger]:
+def default_loggers(root: Path, *, name: str, first_step: int = 0) -> list[Logger]:
     """CSV under ROOT/csv; W&B offline under ROOT/wandb without a key. A W&B that does not start is left out."""
-    loggers: list[Logger] = [CSVLogger(root, name="", version="csv")]
+    loggers: list[Logger] = [_csv_logger(root, first_step)]
     try:
         offline = not has_wandb_key()
         wandb = WandbLogger(
@@ -35,3 +36,17 @@ def default_loggers(root: Path, *, name: str) -> list[Logger]:
     except Exception as error:
         log.warning("W&B did not start (%s); numbers go to %s/csv alone", error, root)
     return loggers
+
+
+def _csv_logger(root: Path, first_step: int) -> CSVLogger:
+    """Lightning deletes the rows of an interrupted run; those before the step that it is continued from are kept."""
+    file = root / "csv" / "metrics.csv"
+    rows: list[dict] = []
+    if first_step and file.is_file():
+        with file.open(newline="") as stream:
+            rows = [row for row in csv.DictReader(stream) if int(row["step"]) < first_step]
+    logger = CSVLogger(root, name="", version="csv")
+    if rows:
+        logger.experiment.metrics.extend(rows)
+        logger.experiment.save()
+    return logger

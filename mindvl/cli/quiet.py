@@ -17,6 +17,7 @@ def quiet_lightning() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*Experiment logs directory .* exists and is not empty.*",
         ".*LightningCLI's args parameter.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",  # `validate --ckpt_path` saves none
         ".*There is a wandb run already in progress.*",
     ):
         warnings.filterwarnings("ignore", message=message)

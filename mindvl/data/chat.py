@@ -72,7 +72,7 @@ class ChatEncoder:
         ends_turn = False
         for piece in self._pieces(shape, generation_prompt):
             if isinstance(piece, str):
-                new = self._template_ids(piece)
+                new = list(self._template_ids(piece))
                 # The token that ends an assistant turn is learnt too, or the model would never stop.
                 flags = [ends_turn and position == 0 for position in range(len(new))]
                 ends_turn = False

@@ -36,7 +36,10 @@ class ShardSamples:
         self.indexes: list[ShardIndex] = []
         self.skipped: Counter[str] = Counter()
         """Samples left out before training, by "source: reason"."""
-        shard, row, tokens, patches, images, starts = [], [], [], [], [], [0]
+        shard: list[np.ndarray] = []
+        row: list[np.ndarray] = []
+        costs: tuple[list[np.ndarray], ...] = ([], [], [])  # tokens, patches, images
+        starts = [0]
         for name, pattern in sources.items():
             for path in find_shards(pattern):
                 (index,) = load_indexes([path], encoder)
@@ -46,18 +49,18 @@ class ShardSamples:
                 self.skipped.update(f"{name}: {reason}" for reason in reasons if reason)
                 shard.append(np.full(len(good), len(self.paths)))
                 row.append(good)
-                for column, values in zip((tokens, patches, images), counts, strict=True):
+                for column, values in zip(costs, counts, strict=True):
                     column.append(values[good])
                 self.paths.append(path)
                 self.indexes.append(index)
             starts.append(sum(len(part) for part in row))
         self.shard, self.row = np.concatenate(shard), np.concatenate(row)
-        self.tokens, self.patches, self.images = (np.concatenate(column) for column in (tokens, patches, images))
+        self.tokens, self.patches, self.images = (np.concatenate(column) for column in costs)
         self.source_starts = np.asarray(starts)
         for name, size in zip(self.names, np.diff(self.source_starts), strict=True):
             if size == 0:
-                reasons = {key: count for key, count in self.skipped.items() if key.startswith(f"{name}: ")}
-                raise ValueError(f"source {name} has 0 usable samples in {sources[name]}; left out: {reasons}")
+                left_out = {key: count for key, count in self.skipped.items() if key.startswith(f"{name}: ")}
+                raise ValueError(f"source {name} has 0 usable samples in {sources[name]}; left out: {left_out}")
 
     def _refuse(self, index: ShardIndex, counts) -> list[str]:
         tokens, patches, images = counts
@@ -131,7 +134,8 @@ class PackDataset(Dataset):
         self._reader: tuple[int, ShardReader] | None = None
 
     def __getitem__(self, rows: Sequence[int]) -> PackedBatch:
-        encoded, skipped = [], Counter()
+        encoded: list[EncodedSample] = []
+        skipped: Counter[str] = Counter()
         for row in rows:
             try:
                 encoded.append(self._encode(row))

@@ -1,0 +1,1 @@
+"""Scoring of answers: pure functions on texts."""

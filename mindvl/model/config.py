@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def _without_type(values: dict | None) -> dict[str, Any]:
+    return {key: value for key, value in (values or {}).items() if key != "model_type"}
+
+
+def _text_config(given: dict | PreTrainedConfig | None) -> PreTrainedConfig:
+    if isinstance(given, PreTrainedConfig):
+        return given
+    return AutoConfig.for_model((given or {}).get("model_type", "qwen3"), **_without_type(given))
 
 
 class MindVLConfig(PreTrainedConfig):
@@ -33,30 +44,26 @@ class MindVLConfig(PreTrainedConfig):
         image_std: Sequence[float] = CLIP_STD,
         **kwargs,
     ):
-        if isinstance(text_config, dict) or text_config is None:
-            values = dict(text_config or {})
-            text_config = AutoConfig.for_model(values.pop("model_type", "qwen3"), **values)
-        if isinstance(vision_config, dict) or vision_config is None:
-            values = {"out_hidden_size": text_config.hidden_size, **(vision_config or {})}
-            values.pop("model_type", None)
-            vision_config = Qwen2_5_VLVisionConfig(**values)
-        if vision_config.out_hidden_size != text_config.hidden_size:
+        text, vision = _text_config(text_config), vision_config
+        if not isinstance(vision, PreTrainedConfig):
+            vision = Qwen2_5_VLVisionConfig(**{"out_hidden_size": text.hidden_size, **_without_type(vision)})
+        if vision.out_hidden_size != text.hidden_size:
             raise ValueError(
-                f"the projector's output width is {vision_config.out_hidden_size} (vision.out_hidden_size), "
-                f"the language model's width is {text_config.hidden_size} (language.hidden_size)"
+                f"the projector's output width is {vision.out_hidden_size} (vision.out_hidden_size), "
+                f"the language model's width is {text.hidden_size} (language.hidden_size)"
             )
-        if image_token_id >= text_config.vocab_size:
+        if image_token_id >= text.vocab_size:
             raise ValueError(
-                f"image_token_id is {image_token_id}, but the language model embeds {text_config.vocab_size} tokens"
+                f"image_token_id is {image_token_id}, but the language model embeds {text.vocab_size} tokens"
             )
-        self.vision_config = vision_config
-        self.text_config = text_config
+        self.vision_config: Any = vision
+        self.text_config: Any = text
         self.image_token_id = image_token_id
         self.min_pixels = min_pixels
         self.max_pixels = max_pixels
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
-        kwargs.setdefault("tie_word_embeddings", bool(getattr(text_config, "tie_word_embeddings", False)))
+        kwargs.setdefault("tie_word_embeddings", bool(getattr(text, "tie_word_embeddings", False)))
         super().__init__(**kwargs)
 
     def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:

@@ -7,6 +7,8 @@ needs a gradient and one per weight that is trained, so frozen parts count for l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from mindvl.batch import PackedBatch
@@ -42,11 +44,11 @@ def forward_flops(model: MindVL, batch: PackedBatch) -> dict[str, dict[str, floa
     patch_kernel = model.vision.patch_embed.proj.weight.numel() // vision.temporal_patch_size  # still pictures
     window_pairs = image_pairs = 0
     if batch.vision is not None:
-        window_pairs = sum(length**2 for length in batch.vision.window_lengths)
-        image_pairs = sum(length**2 for length in batch.vision.image_lengths)
+        window_pairs = _pairs(batch.vision.window_lengths, patches)
+        image_pairs = _pairs(batch.vision.image_lengths, patches)
     full = len(set(vision.fullatt_block_indexes) & set(range(vision.depth)))
     vision_pairs = full * image_pairs + (vision.depth - full) * window_pairs
-    text_pairs = sum(length * (length + 1) / 2 for length in batch.doc_lengths)
+    text_pairs = sum(length * (length + 1) / 2 for length in batch.doc_lengths[: len(batch.keys)])
     heads_dim = text.num_attention_heads * (
         getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     )
@@ -63,6 +65,11 @@ def forward_flops(model: MindVL, batch: PackedBatch) -> dict[str, dict[str, floa
             "attention": 4 * heads_dim * text.num_hidden_layers * text_pairs,
         },
     }
+
+
+def _pairs(lengths: Sequence[int], patches: int) -> int:
+    """Attending pairs of patches; a pack of fixed shape ends with a segment of padding, which is no work."""
+    return sum(length**2 for length in lengths) - (sum(lengths) - patches) ** 2
 
 
 def _matrix_parameters(module: nn.Module) -> float:

@@ -76,7 +76,7 @@ class VisionTower(Qwen2_5_VisionTransformerPretrainedModel):
         config = copy.deepcopy(config)  # transformers writes the attention's name into it
         config._attn_implementation = register_packed_attention()
         super().__init__(config)
-        self.patch_embed = PatchEmbed(self.patch_embed.proj, image_mean, image_std)
+        self.patch_embed: nn.Module = PatchEmbed(self.patch_embed.proj, image_mean, image_std)
         for block in self.blocks:
             block.attn = PackedVisionAttention(block.attn)
 

@@ -1,0 +1,1 @@
+"""Pure tensor functions, each a plain reference and its fast twin."""

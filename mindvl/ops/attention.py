@@ -71,12 +71,11 @@ def packed_attention(
         layout = _grouped_layout(tuple(lengths), causal)
         return _GroupedAttention.apply(*fp32, layout, causal, scale).to(value.dtype)
     parts = zip(*(states.split(list(lengths)) for states in (query, key, value)), strict=True)
-    outputs = [
-        F.scaled_dot_product_attention(
-            *(part.transpose(0, 1)[None] for part in segment), is_causal=causal, scale=scale
-        )[0].transpose(0, 1)
-        for segment in parts
-    ]
+    outputs = []
+    for segment in parts:
+        q, k, v = (part.transpose(0, 1)[None] for part in segment)
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+        outputs.append(attended[0].transpose(0, 1))
     return torch.cat(outputs)
 
 

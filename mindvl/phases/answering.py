@@ -60,14 +60,14 @@ class Answerer:
         """Answers in the order of the prompts. Prompts of like length share a batch, so little is padded."""
         encoded = [self._encode(prompt) for prompt in prompts]
         order = sorted(range(len(encoded)), key=lambda number: len(encoded[number][0]))
-        answers: list[Answer | None] = [None] * len(prompts)
+        answers = dict.fromkeys(range(len(prompts)), Answer("", 0))
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             texts = self._generate([encoded[number] for number in chosen], max_new_tokens)
             for number, text in zip(chosen, texts, strict=True):
                 visual_tokens = int((encoded[number][0] == self.encoder.image_token_id).sum())
                 answers[number] = Answer(text, visual_tokens)
-        return answers
+        return list(answers.values())
 
     def _encode(self, prompt: Prompt):
         """Token ids with widened placeholders, patches and grids of one prompt."""

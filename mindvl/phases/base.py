@@ -66,7 +66,7 @@ class Phase(L.LightningModule):
         super().__init__()
         self.spec, self.rates = model, rates or Rates()
         self.supervise, self.max_skipped_ratio = supervise, max_skipped_ratio
-        self.model: MindVL | None = None
+        self.model: MindVL = None  # type: ignore[assignment]  # built by configure_model
         self.skipped: Counter[str] = Counter()
         """Samples left out during the run, by source and reason."""
         self._seen_samples = 0

@@ -1,0 +1,1 @@
+"""Chains of phases as one file, and the report at their end."""

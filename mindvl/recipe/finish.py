@@ -23,11 +23,11 @@ CARDS_PER_SOURCE = 3
 
 
 class Scorer:
-    """Scores saved models on the recipe's questions; a score once computed is read from OUT/scores."""
+    """Scores saved models on the recipe's questions."""
 
     def __init__(self, recipe: Recipe):
         self.recipe, self.out = recipe, Path(recipe.out)
-        self.sources = list(recipe.mixtures[recipe.stage(recipe.report.final).mixture])
+        self.sources = list(recipe.mixture_of(recipe.stage(recipe.report.final)))
 
     def questions(self, split: str, limit: int) -> list[Question]:
         """The first `limit` questions of each source that has pictures."""

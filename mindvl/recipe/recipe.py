@@ -78,6 +78,10 @@ class Recipe:
     trainer: dict[str, Any] = field(default_factory=dict)
     """Arguments of Lightning's Trainer that all stages share."""
 
+    def mixture_of(self, stage: Stage) -> dict[str, float]:
+        """Sources of a fit and their passes per round."""
+        return self.mixtures[stage.mixture or ""]
+
     def stage(self, name: str) -> Stage:
         return next(stage for stage in self.stages if stage.name == name)
 
@@ -153,3 +157,8 @@ def _check(recipe: Recipe) -> None:
     for name in (recipe.report.final, recipe.report.average, *recipe.report.singles.values()):
         if name not in done:
             raise ValueError(f"report names stage {name}; the recipe has {', '.join(done)}")
+    if not recipe.report.budgets:
+        raise ValueError("report.budgets is empty; it needs at least the default [min_pixels, max_pixels]")
+    for low, high in recipe.report.budgets:
+        if low > high:
+            raise ValueError(f"report.budgets has min_pixels {low}, more than its max_pixels {high}")

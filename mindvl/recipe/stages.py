@@ -15,7 +15,7 @@ def prepare(recipe: Recipe) -> float:
     import yaml
 
     from mindvl.data.render.writer import render
-    from mindvl.data.tokenizer import byte_tokenizer
+    from mindvl.data.tokenizer import byte_tokenizer, load_tokenizer, tokenizer_fingerprint
 
     config = Path(recipe.data)
     if not config.is_file():
@@ -26,7 +26,15 @@ def prepare(recipe: Recipe) -> float:
     mark = folder / "seconds.json"
     if not mark.is_file():
         mark.write_text(json.dumps(time.perf_counter() - start))
-    byte_tokenizer(recipe.tokenizer.get("words", "").split()).save_pretrained(Path(recipe.out) / "tokenizer")
+    tokenizer, saved = byte_tokenizer(recipe.tokenizer.get("words", "").split()), Path(recipe.out) / "tokenizer"
+    if saved.is_dir():
+        before, now = tokenizer_fingerprint(load_tokenizer(saved)), tokenizer_fingerprint(tokenizer)
+        if before != now:
+            raise ValueError(
+                f"{saved} was made of other words ({before}, now {now}), and models learnt its tokens: "
+                "choose another `out`"
+            )
+    tokenizer.save_pretrained(saved)
     return json.loads(mark.read_text())
 
 
@@ -72,7 +80,7 @@ def fit_config(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     sources = {
         split: {
             name: {"shards": str(out / "data" / split / f"{name}-*.tar"), "weight": weight}
-            for name, weight in recipe.mixtures[stage.mixture].items()
+            for name, weight in recipe.mixture_of(stage).items()
         }
         for split in ("train", "validation")
     }
@@ -87,7 +95,7 @@ def fit_config(recipe: Recipe, stage: Stage) -> dict[str, Any]:
             "max_steps": stage.steps,
             "accumulate_grad_batches": stage.accumulate,
             # Validation runs once, after the last step.
-            "val_check_interval": stage.steps * stage.accumulate,
+            "val_check_interval": (stage.steps or 0) * stage.accumulate,
             "check_val_every_n_epoch": None,
         },
     }

@@ -70,7 +70,10 @@ OTHER_SHAPE = {"layer.weight": torch.ones(3, 3), "step": torch.tensor(7)}
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (OTHER_KEYS, r"second and first hold different keys: only here \['layer.bias'\], only there \['layer.weight'\]"),
+        (
+            OTHER_KEYS,
+            r"second and first hold different keys: only here \['layer.bias'\], only there \['layer.weight'\]",
+        ),
         (OTHER_SHAPE, r"second: layer.weight is \(3, 3\) torch.float32, in first \(2, 3\) torch.float32"),
         (state(dtype=torch.bfloat16), r"second: layer.weight is \(2, 3\) torch.bfloat16, in first .* torch.float32"),
         (state(float("nan")), "second: layer.weight holds a value that is not finite"),

@@ -2,7 +2,7 @@ import os
 import subprocess
 import sys
 
-PROJECT = '''
+PROJECT = """
 import sys
 import warnings
 from dataclasses import astuple
@@ -43,7 +43,7 @@ assert set(mindvl_callbacks.__all__) == {"BudgetScore", "ResolutionResult", "Tok
 ours = sorted(name for name in sys.modules if name.split(".")[0] == "mindvl")
 assert not ours, ours
 print("done")
-'''
+"""
 
 
 def test_every_callback_works_in_a_project_that_knows_nothing_of_mindvl(tmp_path):

@@ -131,7 +131,10 @@ def test_a_run_without_wandb_goes_on_with_the_csv_alone(monkeypatch, tmp_path, c
 
 @pytest.mark.parametrize(
     ("arguments", "key"),
-    [(("--trainer.max_stepz", "4"), "trainer.max_stepz"), (("--data.init_args.sequence_lenght", "4"), "sequence_lenght")],
+    [
+        (("--trainer.max_stepz", "4"), "trainer.max_stepz"),
+        (("--data.init_args.sequence_lenght", "4"), "sequence_lenght"),
+    ],
 )
 def test_a_misspelt_option_is_refused_by_name(trained, mindvl, arguments, key):
     refused = mindvl("fit", "-c", trained.config, *arguments)
@@ -185,7 +188,7 @@ def test_an_empty_shard_is_named_with_its_size(refusal, tmp_path):
 
 def test_samples_longer_than_the_sequence_are_told_with_the_length(refusal):
     said = refusal("--data.init_args.sequence_length", "4")
-    assert "source ocr has 0 usable samples" in said and "longer than the sequence of 4 tokens" in said
+    assert "has 0 usable samples" in said and "longer than the sequence of 4 tokens': 20" in said
 
 
 def test_weights_of_another_shape_are_refused_with_both_shapes(refusal, trained):

@@ -84,7 +84,9 @@ def break_pixels(data: bytes) -> bytes:
 
 def test_a_picture_that_fails_to_decode_is_left_out_and_counted_by_reason(corpus, encoder, tmp_path):
     folder = rewritten(
-        corpus, tmp_path, lambda number, name, data: break_pixels(data) if name.endswith(".png") and number < 6 else data
+        corpus,
+        tmp_path,
+        lambda number, name, data: break_pixels(data) if name.endswith(".png") and number < 6 else data,
     )
     samples = samples_of(folder, encoder, names=("ocr",))
     assert len(samples.tokens) == 20, "headers are whole, so the plan holds them"
@@ -123,7 +125,11 @@ def test_a_sample_over_the_budget_is_left_out_of_the_plan_and_counted(budget, re
 def test_too_many_pictures_are_counted_too(corpus, encoder, tmp_path, picture):
     content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "?"}]
     messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "a"}]
-    rows = [("a.json", json.dumps({"messages": messages}).encode()), ("a.0.png", picture(28, 28)), ("a.1.png", picture(28, 28))]
+    rows = [
+        ("a.json", json.dumps({"messages": messages}).encode()),
+        ("a.0.png", picture(28, 28)),
+        ("a.1.png", picture(28, 28)),
+    ]
     rows.append(("b.json", json.dumps({"messages": [{"role": "user", "content": "x"}, messages[1]]}).encode()))
     (tmp_path / "train").mkdir()
     with tarfile.open(tmp_path / "train" / "many-0.tar", "w") as archive:
@@ -144,7 +150,9 @@ def test_an_aspect_ratio_over_the_limit_is_counted(encoder, tmp_path, picture, c
 
 
 def test_a_source_without_usable_samples_is_refused_with_the_reasons(corpus, encoder):
-    with pytest.raises(ValueError, match=re.escape("source ocr has 0 usable samples in") + ".*longer than the sequence"):
+    with pytest.raises(
+        ValueError, match=re.escape("source ocr has 0 usable samples in") + ".*longer than the sequence"
+    ):
         samples_of(corpus, encoder, tokens=5, names=("ocr",))
 
 

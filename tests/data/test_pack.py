@@ -17,7 +17,13 @@ def test_the_toy_pack_of_the_docstring_has_the_fields_it_shows():
     patches = np.zeros((8, 588), np.uint8)
     samples = [
         EncodedSample(
-            "one", "toy", np.array([v, v, a, question, b]), np.array([-1, -1, -1, b, -1]), np.array([0, 1]), [patches], [grid]
+            "one",
+            "toy",
+            np.array([v, v, a, question, b]),
+            np.array([-1, -1, -1, b, -1]),
+            np.array([0, 1]),
+            [patches],
+            [grid],
         ),
         EncodedSample("two", "toy", np.array([c, question, d]), np.array([-1, d, -1]), np.zeros(0, np.int64), [], []),
     ]

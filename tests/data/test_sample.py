@@ -14,7 +14,9 @@ def test_each_placeholder_becomes_as_many_as_its_picture_has_visual_tokens(conve
     messages, images = conversation("which?", "the second", ((28, 56), (112, 84)))
     sample = encode(encoder, messages, images)
     assert [grid.merged() for grid in sample.grids] == [2, 12]
-    assert len(sample.image_positions) == 14 and (sample.input_ids[sample.image_positions] == encoder.image_token_id).all()
+    assert (
+        len(sample.image_positions) == 14 and (sample.input_ids[sample.image_positions] == encoder.image_token_id).all()
+    )
     assert [len(patches) for patches in sample.patches] == [8, 48]
 
 

@@ -40,9 +40,7 @@ def test_the_order_of_documents_does_not_matter(make_model, samples, pack):
 
 
 @pytest.mark.parametrize("changed", range(4))
-def test_changing_one_document_leaves_the_hidden_states_of_its_neighbours_bit_equal(
-    changed, make_model, samples, pack
-):
+def test_changing_one_document_leaves_the_hidden_states_of_its_neighbours_bit_equal(changed, make_model, samples, pack):
     model, batch = make_model(), pack(*samples)
     with torch.no_grad():
         before = model.hidden_states(batch).split(batch.doc_lengths)

@@ -36,9 +36,7 @@ def test_a_still_patch_equals_the_convolution_of_the_doubled_frame_forward_and_b
 
 def test_a_patch_of_two_frames_equals_the_convolution(conv):
     patches = torch.randn(5, CHANNELS * FRAMES * SIZE * SIZE)
-    torch.testing.assert_close(
-        embed_patches(patches, conv.weight), through_conv(conv, patches), rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(embed_patches(patches, conv.weight), through_conv(conv, patches), rtol=1e-5, atol=1e-5)
 
 
 def test_a_patch_of_another_width_is_refused_with_the_numbers(conv):

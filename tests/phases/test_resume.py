@@ -31,7 +31,9 @@ class Watch(L.Callback):
 @pytest.fixture
 def run(corpus, make_spec, with_weights, make_trainer, tmp_path):
     def start(*, seed=0, stop=None, resume=False, accumulate=2, weight=1.0, steps=STEPS, **data):
-        sources = {name: Source(str(corpus / "train" / f"{name}-*.tar"), weight) for name in ("ocr", "counting", "text")}
+        sources = {
+            name: Source(str(corpus / "train" / f"{name}-*.tar"), weight) for name in ("ocr", "counting", "text")
+        }
         shards = PackedShards(sources, **{"sequence_length": 256, "workers": 0, **data})
         phase = with_weights(Multitask(make_spec()), seed=seed)
         watch = Watch(tmp_path, stop)

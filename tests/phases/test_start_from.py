@@ -38,13 +38,17 @@ def test_without_a_folder_two_models_of_one_seed_are_equal_and_of_two_differ(mak
 
 def test_another_width_is_refused_with_the_key_and_both_shapes(saved, make_spec):
     spec = make_spec(start_from=saved[1], language={"intermediate_size": 64})
-    with pytest.raises(ValueError, match=r"mlp\.\w+\.weight has shape \((48, 32|32, 48)\), .*model \((64, 32|32, 64)\)"):
+    with pytest.raises(
+        ValueError, match=r"mlp\.\w+\.weight has shape \((48, 32|32, 48)\), .*model \((64, 32|32, 64)\)"
+    ):
         built(spec)
 
 
 def test_another_vocabulary_is_refused_with_the_key_and_both_shapes(saved, make_spec):
     spec = make_spec(start_from=saved[1], language={"vocab_size": 320})
-    with pytest.raises(ValueError, match=r"embed_tokens.weight has shape \(272, 32\), the configured model \(320, 32\)"):
+    with pytest.raises(
+        ValueError, match=r"embed_tokens.weight has shape \(272, 32\), the configured model \(320, 32\)"
+    ):
         built(spec)
 
 

@@ -1,5 +1,6 @@
 """One rank of a step under data parallelism, started twice by test_gradient.py: two_ranks.py FOLDER SPLIT..."""
 
+import faulthandler
 import sys
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def step(folder: Path, split: str) -> None:
 
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(170, exit=True)  # a rank that waits in vain says where
     torch.set_num_threads(1)
     for split in sys.argv[2:]:
         step(Path(sys.argv[1]), split)
