@@ -1,6 +1,5 @@
 import pytest
 import torch
-
 from mindvl_callbacks import average_state_dicts
 
 

@@ -1,5 +1,4 @@
 import pytest
-
 from mindvl_callbacks import search_resolution
 
 SMALL, MIDDLE, LARGE = (1, 10), (1, 20), (1, 40)

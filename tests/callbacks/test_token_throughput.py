@@ -2,9 +2,8 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
-from torch.utils.data import DataLoader
-
 from mindvl_callbacks import TokenThroughput
+from torch.utils.data import DataLoader
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),

@@ -91,7 +91,7 @@ def test_a_picture_that_fails_to_decode_is_left_out_and_counted_by_reason(corpus
     samples = samples_of(folder, encoder, names=("ocr",))
     assert len(samples.tokens) == 20, "headers are whole, so the plan holds them"
     batches = [batch for _, batch in packs_of(samples)]
-    total = sum((batch.skipped.get("ocr: the picture does not decode", 0) for batch in batches))
+    total = sum(batch.skipped.get("ocr: the picture does not decode", 0) for batch in batches)
     assert total == 3 and sum(len(batch.keys) for batch in batches) == 17
     assert all(sum(batch.doc_lengths) == batch.num_tokens for batch in batches)
 
