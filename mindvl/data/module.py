@@ -114,10 +114,12 @@ class PackedShards(L.LightningDataModule):
                 f"the checkpoint stopped after {self._next_pack} packs, which is no whole number of steps of "
                 f"{packs_per_step} packs: keep ranks x accumulation a divisor of it"
             )
+        start = self._next_pack // self.trainer.world_size
+        steps_left = self.trainer.max_steps - self.trainer.global_step
         sampler = PackSampler(
             self.plan,
-            count=self.trainer.max_steps * self.trainer.accumulate_grad_batches,
-            start=self._next_pack // self.trainer.world_size,
+            count=start + steps_left * self.trainer.accumulate_grad_batches,
+            start=start,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )

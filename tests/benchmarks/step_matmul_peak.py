@@ -13,7 +13,7 @@ from tests.benchmarks.midsize import conversations, first_fit, midsize_model, pa
 from tests.benchmarks.rows import Row
 
 ROWS = ("step_matmul_peak_ratio", "step_matmul_peak_ratio_bf16", "step_bf16_speedup_ratio")
-SAMPLES, TOKEN_BUDGET, ROUNDS = 24, 2048, 7
+SAMPLES, TOKEN_BUDGET, ROUNDS = 48, 4096, 5
 
 
 def measure() -> list[Row]:

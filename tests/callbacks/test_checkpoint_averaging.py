@@ -87,7 +87,7 @@ def test_a_refusal_names_the_checkpoint_and_the_tensor(second, message):
 
 
 def test_a_nan_in_the_first_checkpoint_is_found_too():
-    with pytest.raises(ValueError, match="first: layer.weight holds a value that is not finite"):
+    with pytest.raises(ValueError, match=r"first: layer\.weight holds a value that is not finite"):
         average(first=state(float("nan")), second=state())
 
 

@@ -24,8 +24,8 @@ models = {}
 for seed in (1, 2):
     L.seed_everything(seed)
     model = BoringModel()
-    L.Trainer(max_steps=4, log_every_n_steps=2, callbacks=[throughput, seen], accelerator="cpu", devices=1, logger=False,
-              enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    L.Trainer(max_steps=4, log_every_n_steps=2, callbacks=[throughput, seen], accelerator="cpu", devices=1,
+              logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
               limit_val_batches=0).fit(model)
     models[str(seed)] = model.state_dict()
 assert {"throughput/samples_per_s", "throughput/step_s", "throughput/data_wait_ratio",

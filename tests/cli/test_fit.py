@@ -1,3 +1,4 @@
+import csv
 import signal
 import subprocess
 import time
@@ -6,6 +7,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+
+from mindvl.cli.loggers import default_loggers
 
 STEP_KEYS = {
     "train/loss",
@@ -87,11 +90,12 @@ def test_a_killed_run_goes_on_with_the_same_command_to_the_same_weights(trained,
     assert different == []
 
 
-def test_a_finished_run_started_again_keeps_its_model(trained, mindvl, tmp_path):
-    before = (trained.model / "model.safetensors").stat().st_mtime_ns
-    again = mindvl("fit", "-c", trained.config, "--trainer.logger", "false")
+def test_a_finished_run_started_again_keeps_its_model_and_its_numbers(trained, mindvl, broken_wandb):
+    before, numbers = (trained.model / "model.safetensors").stat().st_mtime_ns, trained.metrics
+    again = mindvl("fit", "-c", trained.config)
     assert again.status == 0
     assert (trained.model / "model.safetensors").stat().st_mtime_ns == before
+    assert trained.metrics == numbers
 
 
 def test_a_run_killed_between_its_last_checkpoint_and_its_model_still_writes_the_model(trained, mindvl):
@@ -117,16 +121,35 @@ def test_a_printed_config_is_a_config_and_says_the_same(trained, mindvl, tmp_pat
     assert yaml.safe_load(printed.out)["trainer"]["max_steps"] == given["trainer"]["max_steps"]
 
 
-def test_a_run_without_wandb_goes_on_with_the_csv_alone(monkeypatch, tmp_path, caplog):
-    from mindvl.cli.loggers import default_loggers
-
+@pytest.fixture
+def broken_wandb(monkeypatch):
     def broken(**settings):
         raise RuntimeError("no room on the disk")
 
     monkeypatch.setattr("mindvl.cli.loggers.WandbLogger", broken)
+
+
+def test_a_run_without_wandb_goes_on_with_the_csv_alone(broken_wandb, tmp_path, caplog):
     (logger,) = default_loggers(tmp_path, name="run")
     assert logger.log_dir == str(tmp_path / "csv")
     assert f"W&B did not start (no room on the disk); numbers go to {tmp_path}/csv alone" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:Experiment logs directory")
+@pytest.mark.parametrize(
+    ("first_step", "steps"), [(10, ["4", "9", "9", "10"]), (0, ["10"])], ids=["continued", "started anew"]
+)
+def test_a_continued_run_keeps_its_rows_up_to_the_checkpoint(broken_wandb, tmp_path, first_step, steps):
+    (tmp_path / "csv").mkdir()
+    (tmp_path / "csv" / "metrics.csv").write_text("a,b,step\n1.5,,4\n1.4,,9\n,7,9\n1.3,,14\n")
+    (logger,) = default_loggers(tmp_path, name="run", first_step=first_step)
+    logger.log_metrics({"c": 2.0}, step=10)
+    logger.save()
+    with (tmp_path / "csv" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == steps
+    assert rows[-1]["c"] == "2.0"
+    assert not first_step or [(row["a"], row["b"]) for row in rows[:3]] == [("1.5", ""), ("1.4", ""), ("", "7")]
 
 
 @pytest.mark.parametrize(

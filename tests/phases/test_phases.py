@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mindvl.cli.quiet import quiet_lightning
 from mindvl.data.module import PackedShards, Source
 from mindvl.model.parts import part_of
 from mindvl.phases import InstructionTuning, LanguageOnly, Multitask, Rates, WarmUp
@@ -79,6 +80,7 @@ def test_the_validation_loss_is_the_mean_over_all_supervised_tokens(
 
 
 def test_a_fit_without_validation_sources_warns_of_nothing(make_spec, with_weights, make_trainer, shards):
+    quiet_lightning()
     make_trainer(max_steps=1).fit(with_weights(Multitask(make_spec())), shards())
 
 

@@ -4,6 +4,7 @@ import lightning as L
 import pytest
 import torch
 
+from mindvl.cli.quiet import quiet_lightning
 from mindvl.data.module import PackedShards, Source
 from mindvl.phases import Multitask
 
@@ -28,14 +29,20 @@ class Watch(L.Callback):
             trainer.should_stop = True
 
 
+@pytest.fixture(autouse=True)
+def quiet():
+    """Lightning does not know that the plan makes a loader resumable, and says so; the front door silences it."""
+    quiet_lightning()
+
+
 @pytest.fixture
 def run(corpus, make_spec, with_weights, make_trainer, tmp_path):
-    def start(*, seed=0, stop=None, resume=False, accumulate=2, weight=1.0, steps=STEPS, **data):
+    def start(*, weights=0, stop=None, resume=False, accumulate=2, weight=1.0, steps=STEPS, **data):
         sources = {
             name: Source(str(corpus / "train" / f"{name}-*.tar"), weight) for name in ("ocr", "counting", "text")
         }
         shards = PackedShards(sources, **{"sequence_length": 256, "workers": 0, **data})
-        phase = with_weights(Multitask(make_spec()), seed=seed)
+        phase = with_weights(Multitask(make_spec()), seed=weights)
         watch = Watch(tmp_path, stop)
         trainer = make_trainer(
             max_steps=steps, accumulate_grad_batches=accumulate, callbacks=(watch,), limit_val_batches=0
@@ -50,7 +57,7 @@ def run(corpus, make_spec, with_weights, make_trainer, tmp_path):
 def test_a_stopped_and_resumed_run_has_bit_equal_losses_and_weights(workers, run):
     whole, weights, _ = run(workers=workers)
     before, _, _ = run(workers=workers, stop=STOP)
-    after, resumed, trainer = run(workers=workers, resume=True, seed=1)
+    after, resumed, trainer = run(workers=workers, resume=True, weights=1)
     assert trainer.global_step == STEPS and len(whole.losses) == STEPS and len(before.losses) == STOP
     assert before.losses + after.losses == whole.losses
     assert before.keys + after.keys == whole.keys
@@ -61,18 +68,18 @@ def test_a_stopped_and_resumed_run_has_bit_equal_losses_and_weights(workers, run
 def test_the_number_of_workers_may_change_at_the_stop(run):
     whole, weights, _ = run()
     run(stop=STOP)
-    after, resumed, _ = run(workers=2, resume=True, seed=1)
+    after, resumed, _ = run(workers=2, resume=True, weights=1)
     assert after.keys == whole.keys[STOP * 2 :] and after.losses == whole.losses[STOP:]
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in weights.items())
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_with_another_accumulation_the_run_goes_on_with_the_next_pack(accumulate, run):
-    whole, _, _ = run(steps=20)
-    run(stop=STOP, steps=20)
-    after, _, trainer = run(resume=True, accumulate=accumulate, steps=STOP + 8)
-    expected = whole.keys[STOP * 2 :][: 8 * accumulate]
-    assert trainer.global_step == STOP + 8 and after.keys == expected
+    whole, _, _ = run(steps=STOP + 6)
+    run(stop=STOP, steps=STOP + 6)
+    after, _, trainer = run(resume=True, accumulate=accumulate, steps=STOP + 4)
+    assert trainer.global_step == STOP + 4
+    assert after.keys == whole.keys[STOP * 2 :][: 4 * accumulate]
 
 
 def test_an_accumulation_that_does_not_divide_the_packs_seen_is_refused_with_both_numbers(run):
@@ -81,22 +88,15 @@ def test_an_accumulation_that_does_not_divide_the_packs_seen_is_refused_with_bot
         run(resume=True, accumulate=4)
 
 
-CHANGES = {"weights": {"weight": 2.0}, "seed": {"seed_of_data": 1}, "sequence length": {"sequence_length": 300}}
+CHANGES = {"weights": {"weight": 2.0}, "seed": {"seed": 1}, "sequence length": {"sequence_length": 300}}
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_resume_with_another_plan_is_refused_with_both_fingerprints(change, run):
     _, _, trainer = run(stop=STOP)
     old = trainer.datamodule.plan_fingerprint
-    changed = dict(CHANGES[change])
-    if "seed_of_data" in changed:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(PackedShards.__init__, "__kwdefaults__", {**PackedShards.__init__.__kwdefaults__, "seed": 1})
-            with pytest.raises(ValueError, match=f"trained on plan {old}, the data now gives plan [0-9a-f]+-[0-9a-f]+"):
-                run(resume=True)
-        return
     with pytest.raises(ValueError, match=f"trained on plan {old}, the data now gives plan [0-9a-f]+-[0-9a-f]+"):
-        run(resume=True, **changed)
+        run(resume=True, **CHANGES[change])
 
 
 def test_what_was_left_out_is_still_known_after_a_resume(run, make_spec, with_weights):

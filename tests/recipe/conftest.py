@@ -15,21 +15,24 @@ DATA = {
     "cell_pixels": 28,
     "samples_per_shard": 20,
     "sources": {
-        "ocr": {"family": "ocr_line", "train": 24, "validation": 4, "test": 4, "word_length_chars": [2, 5]},
+        "ocr": {"family": "ocr_line", "train": 24, "validation": 4, "test": 4},
         "counting": {"family": "counting", "train": 12, "validation": 4, "test": 4},
-        "text_ocr": {"family": "ocr_line", "text_only": True, "train": 12, "validation": 4, "word_length_chars": [2, 5]},
+        "text_ocr": {
+            "family": "ocr_line",
+            "text_only": True,
+            "train": 12,
+            "validation": 4,
+            "word_length_chars": [2, 5],
+        },
     },
 }
-FAMILIES = {"ocr", "counting"}
 STEPS = 6
 
 
 @pytest.fixture(scope="session")
 def mini_recipe(make_spec) -> Callable[[Path], dict]:
     """The recipe as a mapping, to run in a folder; its data config is written there."""
-    spec = asdict(
-        make_spec(vision={"depth": 1, "fullatt_block_indexes": [0]}, language={"num_hidden_layers": 1})
-    )
+    spec = asdict(make_spec(vision={"depth": 1, "fullatt_block_indexes": [0]}, language={"num_hidden_layers": 1}))
     model = {name: spec[name] for name in ("vision", "language", "min_pixels", "max_pixels")}
 
     def stage(name: str, phase: str, mixture: str, *, length: int = 256, **more) -> dict:

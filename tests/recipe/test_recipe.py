@@ -68,7 +68,7 @@ def stage(number):
         (put(stage(0), "mixture", "texts"), "stage language names mixture texts; known are text, pictures"),
         (put(report, "final", "final"), "report names stage final; the recipe has language, warmup"),
         (put(report, "singles", {"1": "one"}), "report names stage one"),
-        (put(report, "budgets", [[784, 3136], [900, 800]]), "min_pixels 900, more than its max_pixels 800"),
+        (put(report, "budgets", [[784, 3136], [9, 8]]), "report.budgets has min_pixels 9, more than its max_pixels 8"),
         (put(report, "budgets", []), "report.budgets is empty"),
         (put(top, "stages", ["language"]), r"stages\[0\]\. holds a str, not keys and values"),
     ],

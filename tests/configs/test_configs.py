@@ -1,0 +1,115 @@
+import itertools
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mindvl.cli.lightning_cli import MindVLCLI
+from mindvl.data.module import PackedShards
+from mindvl.data.render.config import check_config
+from mindvl.data.tokenizer import byte_tokenizer
+from mindvl.phases import Phase
+from mindvl.recipe.recipe import load_recipe
+from mindvl.recipe.stages import fit_config
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "configs").rglob("*.yaml"))
+CONTENTS = {file: yaml.safe_load(file.read_text(encoding="utf-8")) for file in FILES}
+RECIPES = [file for file in FILES if "stages" in CONTENTS[file]]
+DATA = [file for file in FILES if "sources" in CONTENTS[file]]
+FITS = [file for file in FILES if "trainer" in CONTENTS[file] and file not in RECIPES]
+STAGES = [(file, stage.name) for file in RECIPES for stage in load_recipe(file).stages if stage.phase is not None]
+
+
+def name_of(value):
+    return str(value.relative_to(ROOT / "configs")) if isinstance(value, Path) else value
+
+
+class Parsed(MindVLCLI):
+    """`mindvl fit` up to the point where phase and data exist, without a Trainer."""
+
+    def instantiate_classes(self):
+        self.config_init = self.parser.instantiate_classes(self.config)
+
+    def _run_subcommand(self, subcommand):
+        pass
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """The phase and the data module that a config of `mindvl fit` stands for."""
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's own calls
+    monkeypatch.setattr(sys, "argv", ["mindvl"])  # Lightning compares it with `args`
+    monkeypatch.chdir(ROOT)
+
+    def parse(file):
+        settings = {"subclass_mode_model": True, "subclass_mode_data": True, "seed_everything_default": 0}
+        cli = Parsed(Phase, PackedShards, args=["fit", "--config", str(file)], **settings)
+        return cli.config_init["fit"]["model"], cli.config_init["fit"]["data"]
+
+    return parse
+
+
+def build_on_meta(phase):
+    """The phase with its model at full size and without memory; weights to start from are not there yet."""
+    phase.spec = replace(phase.spec, start_from=None)
+    with torch.device("meta"):
+        phase.configure_model()
+    return phase.model
+
+
+def test_every_config_is_of_a_known_kind():
+    assert RECIPES and DATA
+    assert set(FILES) == {*RECIPES, *DATA, *FITS}
+    assert not list((ROOT / "configs").rglob("*.yml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_a_config_opens_with_its_purpose_and_its_command(file):
+    lines = file.read_text(encoding="utf-8").splitlines()
+    head = list(itertools.takewhile(lambda line: line.startswith("#"), lines))
+    assert head and len(head[0].split()) > 4, f"{file} opens with {lines[0]!r}, not with its purpose"
+    commands = [line for line in head if re.match(r"#\s+(mindvl|make) ", line)]
+    assert commands, f"the head of {file} has no line with a command"
+    relative = str(file.relative_to(ROOT))
+    assert any(relative in line for line in commands), f"no command in the head of {file} names {relative}"
+
+
+@pytest.mark.parametrize("file", DATA, ids=name_of)
+def test_a_data_config_is_accepted_by_the_renderer(file):
+    assert check_config(CONTENTS[file]).sources
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=name_of)
+def test_a_recipe_reads_sources_that_its_data_config_draws(file):
+    recipe = load_recipe(file)
+    sources = check_config(yaml.safe_load((ROOT / recipe.data).read_text(encoding="utf-8"))).sources
+    for stage in recipe.stages:
+        for name in recipe.mixtures.get(stage.mixture, {}):
+            assert sources[name].samples["train"] and sources[name].samples["validation"]
+    for name in recipe.mixtures[recipe.stage(recipe.report.final).mixture]:
+        assert sources[name].samples["test"] >= 1 or sources[name].text_only
+
+
+@pytest.mark.parametrize(("file", "stage"), STAGES, ids=name_of)
+def test_each_fit_of_a_recipe_is_a_config_that_builds_its_model(file, stage, parsed, tmp_path):
+    recipe = replace(load_recipe(file), out=str(tmp_path))
+    byte_tokenizer(recipe.tokenizer.get("words", "").split()).save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(fit_config(recipe, recipe.stage(stage))))
+    phase, data = parsed(tmp_path / "fit.yaml")
+    assert recipe.stage(stage).phase.rpartition(".")[2] == type(phase).__name__
+    assert data.budget.tokens == recipe.stage(stage).sequence_length
+    model = build_on_meta(phase)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained and model.device.type == "meta"
+
+
+def test_each_config_of_a_single_run_builds_its_model(parsed):
+    for file in FITS:
+        phase, data = parsed(file)
+        assert any(parameter.requires_grad for parameter in build_on_meta(phase).parameters())
+        assert data.budget.tokens > 0
