@@ -1,4 +1,4 @@
-"""Small real things that the tests share: a byte tokenizer, a MindVL of 30,000 parameters, pictures, a rendered corpus."""
+"""Small real things that tests share: a byte tokenizer, a MindVL of 107,000 parameters, pictures, a rendered corpus."""
 
 from __future__ import annotations
 

@@ -150,6 +150,10 @@ class PackedShards(L.LightningDataModule):
 
     predict_dataloader = test_dataloader
 
+    def transfer_batch_to_device(self, batch, device, dataloader_idx: int):
+        """Questions stay as they are: the answerer moves what it makes of them."""
+        return batch if isinstance(batch, list) else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def _loader(self, samples: ShardSamples, sampler: PackSampler) -> DataLoader:
         phase = self.trainer.lightning_module
         supervise: Supervision = phase.supervise

@@ -149,7 +149,7 @@ def test_a_member_that_is_there_twice_is_refused(tmp_path, encoder):
 def test_a_missing_folder_and_an_empty_one_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"no shards at .*nowhere/\*\.tar: the folder .*nowhere does not exist"):
         find_shards(tmp_path / "nowhere" / "*.tar")
-    with pytest.raises(ValueError, match="no shards at .*: 0 files match"):
+    with pytest.raises(ValueError, match=r"no shards at .*: 0 files match"):
         find_shards(tmp_path)
 
 

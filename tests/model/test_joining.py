@@ -74,5 +74,5 @@ def test_the_model_refuses_pictures_that_do_not_fit_the_text(make_model, samples
     sample = samples[2]
     pixels = torch.cat([torch.from_numpy(patches) for patches in sample.patches[::-1]])
     thw = torch.tensor([(grid.frames, grid.height, grid.width) for grid in sample.grids[::-1]])
-    with pytest.raises(ValueError, match="picture 0 of 2 has 12 visual tokens .* its text holds 2 placeholders"):
+    with pytest.raises(ValueError, match=r"picture 0 of 2 has 12 visual tokens .* its text holds 2 placeholders"):
         model(input_ids=torch.from_numpy(sample.input_ids)[None], pixel_values=pixels, image_grid_thw=thw)
