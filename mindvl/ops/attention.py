@@ -24,6 +24,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from mindvl.ops.precision import at_least_fp32
+
 
 def packed_attention_reference(
     query: Float[Tensor, "tokens heads head_dim"],
@@ -67,7 +69,7 @@ def packed_attention(
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     if query.device.type == "cpu":
         # The kernel's backward pass is several times slower in bf16 than in fp32 on short segments.
-        fp32 = (states.float() for states in (query, key, value))
+        fp32 = (at_least_fp32(states) for states in (query, key, value))
         layout = _grouped_layout(tuple(lengths), causal)
         return _GroupedAttention.apply(*fp32, layout, causal, scale).to(value.dtype)
     parts = zip(*(states.split(list(lengths)) for states in (query, key, value)), strict=True)

@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mindvl.ops.precision import at_least_fp32
+
 
 def summed_cross_entropy(
     hidden: Float[Tensor, "tokens dim"],
@@ -22,4 +24,4 @@ def summed_cross_entropy(
     """Sum over supervised positions of -log p(target), in fp32; exactly 0 with zero gradients when there are none."""
     logits = head(hidden.index_select(0, supervised_index))
     with torch.autocast(logits.device.type, enabled=False):
-        return F.cross_entropy(logits.float(), targets, reduction="sum")
+        return F.cross_entropy(at_least_fp32(logits), targets, reduction="sum")

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mindvl.ops.precision import at_least_fp32
+
 
 def rms_norm_reference(x: Float[Tensor, "*rows dim"], weight: Float[Tensor, " dim"], eps: float) -> Tensor:
     """The definition, in fp32: x / sqrt(mean(x^2) + eps) * weight."""
@@ -28,7 +30,7 @@ def rms_norm(x: Float[Tensor, "*rows dim"], weight: Float[Tensor, " dim"], eps: 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, eps, dtype):
-        x32 = x.float()
+        x32 = at_least_fp32(x)
         inverse = torch.linalg.vector_norm(x32, dim=-1, keepdim=True)
         inverse = inverse.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, inverse)
@@ -37,7 +39,7 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, weight, inverse = ctx.saved_tensors
-        grad = grad.float()
+        grad = at_least_fp32(grad)
         normed = x * inverse
         grad_weight = None
         if ctx.needs_input_grad[1]:

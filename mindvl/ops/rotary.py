@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mindvl.ops.precision import at_least_fp32
+
 
 def apply_rotary(
     states: Float[Tensor, "tokens heads head_dim"],
@@ -15,5 +17,5 @@ def apply_rotary(
     """Rotate channel i against channel i + head_dim/2, as transformers' models pair them."""
     half = states.shape[-1] // 2
     cos, sin = cos[:, None, :half], sin[:, None, :half]
-    first, second = states[..., :half].float(), states[..., half:].float()
+    first, second = at_least_fp32(states[..., :half]), at_least_fp32(states[..., half:])
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(states.dtype)
