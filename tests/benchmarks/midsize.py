@@ -56,15 +56,17 @@ def midsize_model() -> MindVL:
     return model
 
 
-def conversations(count: int, *, seed: int = 0) -> list[EncodedSample]:
+def conversations(
+    count: int, *, seed: int = 0, sides: tuple[tuple[int, int], ...] = PICTURE_SIDES
+) -> list[EncodedSample]:
     """Conversations of random words and noise, the picture at the head of its text."""
     random = np.random.default_rng(seed)
-    return [_conversation(number, random) for number in range(count)]
+    return [_conversation(number, random, sides) for number in range(count)]
 
 
-def _conversation(number: int, random: np.random.Generator) -> EncodedSample:
+def _conversation(number: int, random: np.random.Generator, sides: tuple[tuple[int, int], ...]) -> EncodedSample:
     text_tokens = round(float(np.clip(random.lognormal(np.log(MEDIAN_TEXT_TOKENS), TEXT_SIGMA), 8, MAX_TEXT_TOKENS)))
-    smallest, largest = PICTURE_SIDES[random.integers(len(PICTURE_SIDES))]
+    smallest, largest = sides[random.integers(len(sides))]
     height, width = (int(side) for side in random.integers(smallest, largest, size=2, endpoint=True))
     visual_tokens = height * width
     ids = np.concatenate([np.full(visual_tokens, IMAGE_TOKEN), random.integers(0, IMAGE_TOKEN, text_tokens)])

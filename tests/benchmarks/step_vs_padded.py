@@ -14,7 +14,7 @@ from tests.benchmarks.padded import PaddedLoop
 from tests.benchmarks.rows import Row
 
 ROWS = ("step_vs_padded_ratio",)
-SAMPLES, BATCH_SIZE, ROUNDS = 64, 8, 5
+SAMPLES, BATCH_SIZE, ROUNDS = 64, 8, 3
 
 
 def measure() -> list[Row]:
