@@ -31,6 +31,8 @@ def average_models(models: Sequence[Path], out: Path, *, weights: Sequence[float
     from mindvl_callbacks.checkpoint_averaging import average_state_dicts
     from safetensors.torch import load_file, save_file
 
+    if out.exists() and not (out / "config.json").is_file():
+        raise ValueError(f"{out} exists and is no saved model; it would be lost, choose another folder")
     files = {}
     for model in models:
         found = sorted(model.glob("*.safetensors"))

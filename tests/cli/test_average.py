@@ -69,3 +69,11 @@ def test_a_folder_without_weights_is_refused(trained, mindvl, tmp_path):
 def test_one_model_is_no_average(trained, mindvl, tmp_path):
     refused = mindvl("average", trained.model, "-o", tmp_path / "mean")
     assert (refused.status, refused.err) == (2, "mindvl average: 1 checkpoint given, an average needs at least 2\n")
+
+
+def test_a_folder_that_holds_something_else_is_not_overwritten(trained, other, mindvl, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    refused = mindvl("average", trained.model, other, "-o", tmp_path / "thesis")
+    assert refused.status == 2 and "exists and is no saved model" in refused.err
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
