@@ -252,6 +252,8 @@ def test_a_budget_with_several_floors_is_drawn(tmp_path):
     results = fake_results()
     results["resolution"]["grid"] += [point | {"min_pixels": 12544} for point in results["resolution"]["grid"]]
     write(tmp_path, results=results, stages=[])
+    assert "12,544" in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "curves" / "resolution.png").stat().st_size > 10_000
 
 
 def test_a_sample_that_is_no_picture_is_refused(tmp_path):
