@@ -25,7 +25,7 @@ A toy pack: two documents, "<img><img>a?b" and "c?d", the first with a picture o
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -76,6 +76,16 @@ class VisionInputs:
         return _map_tensors(self, lambda tensor: tensor.pin_memory())
 
 
+@dataclass(frozen=True)
+class SkippedSample:
+    """A sample that a data worker could not use; a hole of the same length took its place in the pack."""
+
+    source: str
+    shard: str
+    key: str
+    reason: str
+
+
 @dataclass
 class PackedBatch:
     """One pack: documents laid end to end, with explicit bounds. Nobody infers bounds from position ids."""
@@ -91,7 +101,7 @@ class PackedBatch:
     vision: VisionInputs | None
     """None when the pack holds no picture."""
     num_tokens: int
-    """Tokens of real documents; a pack of fixed shape holds a label-free document of padding after them."""
+    """Tokens of real documents; label-free holes and, in a pack of fixed shape, padding come after them."""
     num_supervised: int
     """Real targets; a pack of fixed shape pads `targets` with -100, which the loss leaves out."""
     num_patches: int
@@ -101,8 +111,12 @@ class PackedBatch:
     keys: tuple[str, ...] = ()
     """Sample keys, in document order, for messages and the consumed-data record."""
     sources: tuple[str, ...] = ()
-    skipped: dict[str, int] = field(default_factory=dict)
-    """Samples that the worker had to leave out of this pack, counted by reason."""
+    skipped: tuple[SkippedSample, ...] = ()
+    """Samples that the worker had to leave out of this pack."""
+    hole_tokens: int = 0
+    """Tokens of the holes that they left: label-free, after the documents and before any padding."""
+    patch_budget: int | None = None
+    """Patches that the pack could have held."""
 
     @property
     def num_images(self) -> int:

@@ -60,6 +60,11 @@ def best_precision(device: torch.device | str = "cpu") -> Precision:
     return "bf16-mixed" if has_fast_bf16(device) else "32-true"
 
 
+def widest_float(device: torch.device | str) -> torch.dtype:
+    """The dtype that sums of losses are kept in: fp64 where the device has it."""
+    return torch.float64 if torch.device(device).type in ("cpu", "cuda") else torch.float32
+
+
 def synchronize(device: torch.device | str) -> None:
     """Wait until the device has done what it was given."""
     if torch.device(device).type != "cpu":

@@ -1,12 +1,15 @@
-"""`mindvl data render | index | tokenizer`: everything that happens to data before training."""
+"""`mindvl data render | import | run | index | consumed | tokenizer`: all that happens to data around training."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
+from mindvl.data.importing import command as importing
 from mindvl.data.render import command as render
+from mindvl.data.steps import command as steps
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,10 +19,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     render.add_arguments(drawn)
     drawn.set_defaults(run_verb=render.run)
 
+    imported = verbs.add_parser("import", help="turn LLaVA, ShareGPT, Qwen-VL or Hugging Face data into shards")
+    importing.add_arguments(imported)
+    imported.set_defaults(run_verb=importing.run)
+
+    made = verbs.add_parser("run", help="run a data recipe: make, filter, deduplicate, and say what was dropped")
+    steps.add_arguments(made)
+    made.set_defaults(run_verb=steps.run)
+
+    listed = verbs.add_parser("steps", help="list the steps of data recipes")
+    steps.add_list_arguments(listed)
+    listed.set_defaults(run_verb=steps.run_list)
+
     index = verbs.add_parser("index", help="check shards and write the small index beside each")
-    index.add_argument("shards", nargs="+", metavar="SHARDS", help="folders, files or globs of tars")
+    index.add_argument("shards", nargs="+", metavar="SHARDS", help="folders, files, globs or URLs of tars")
     index.add_argument("--tokenizer", default="bytes", help="hub id or folder, or 'bytes' (default)")
+    index.add_argument("--workers", type=int, metavar="N", help="processes (default: one for each core)")
+    index.add_argument("--into", metavar="FOLDER", help="write the indexes here, where the shards' place is read-only")
+    index.add_argument("--verify", action="store_true", help="read every byte again and compare checksums")
     index.set_defaults(run_verb=_index)
+
+    consumed = verbs.add_parser("consumed", help="what a run has seen of each source, and what it left out")
+    consumed.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or one of its checkpoints")
+    consumed.add_argument("--json", action="store_true", help="the whole record as JSON")
+    consumed.set_defaults(run_verb=_consumed)
 
     tokenizer = verbs.add_parser("tokenizer", help="save the byte-level tokenizer of small models")
     tokenizer.add_argument("out", type=Path, metavar="OUT")
@@ -34,23 +57,72 @@ def run(args: argparse.Namespace) -> int:
 def _index(args: argparse.Namespace) -> int:
     from collections import Counter
 
-    from rich.progress import track
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from mindvl.data.chat import ChatEncoder
-    from mindvl.data.shards import find_shards, load_indexes
+    from mindvl.data.index import ShardIndex, index_location
+    from mindvl.data.indexing import available_cores, index_shards, verify_shard
+    from mindvl.data.storage import find_shards
     from mindvl.data.tokenizer import load_tokenizer
 
     encoder = ChatEncoder(load_tokenizer(args.tokenizer))
     paths = [path for pattern in args.shards for path in find_shards(pattern)]
     problems: Counter[str] = Counter()
-    samples = 0
-    for path in track(paths, description="indexing"):
-        (index,) = load_indexes([path], encoder)
-        samples += len(index)
-        problems.update(str(problem) for problem in index.problem if problem)
-    print(f"{samples} samples in {len(paths)} shards, {sum(problems.values())} cannot be used")
+    totals: Counter[str] = Counter()
+    columns = (TextColumn("indexing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("indexing", total=len(paths))
+
+        def done(path: str, index: ShardIndex) -> None:
+            if args.verify:
+                verify_shard(path, index)
+            problems.update(index.problem_counts())
+            totals.update(
+                samples=len(index),
+                images=len(index.image_height),
+                text_tokens=int(index.text_tokens.sum()),
+                ignored=index.facts.ignored_members,
+            )
+            progress.advance(bar)
+
+        workers = args.workers if args.workers is not None else available_cores()
+        index_shards(paths, encoder, folder=args.into, workers=workers, done=done)
+    print(
+        f"{totals['samples']} samples with {totals['images']} images and {totals['text_tokens']} text tokens in "
+        f"{len(paths)} shards, {sum(problems.values())} cannot be used"
+    )
     for reason, count in problems.most_common():
         print(f"  {count:>8}  {reason}")
+    if totals["ignored"]:
+        print(f"  {totals['ignored']:>8}  files ignored: neither text nor picture of a sample")
+    if args.verify:
+        print(
+            f"checksums of {len(paths)} shards are those of their indexes ({index_location(paths[0], args.into)}, ...)"
+        )
+    return 0
+
+
+def _consumed(args: argparse.Namespace) -> int:
+    from mindvl.data.consumed import format_record
+    from mindvl.data.run_record import load_record
+
+    record = load_record(args.run)
+    if args.json:
+        print(json.dumps(record, indent=1, ensure_ascii=False))
+        return 0
+    plans = [*record["closed"], record]
+    for number, plan in enumerate(plans):
+        print(f"plan {plan['plan']}" + (f" ({number + 1} of {len(plans)})" if len(plans) > 1 else ""), end="")
+        print(f": {plan['next_pack']:,} packs of {plan['description']['sequence_length']:,} tokens")
+        print(format_record(plan["consumed"]))
+    for title, rows in (("left out before training", record["left_out"]), ("left out on the way", record["skipped"])):
+        if rows:
+            print(f"{title}:")
+        for source, shard, reason, count in rows:
+            print(f"  {count:>8}  {source}: {reason} ({shard})")
+    for source, count in record["cut"].items():
+        print(f"  {count:>8}  {source}: cut after an earlier answer")
     return 0
 
 

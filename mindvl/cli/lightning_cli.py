@@ -8,20 +8,26 @@ this device.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, WandbLogger
+from mindvl_callbacks.packing_statistics import PackFacts, PackingStatistics
 from mindvl_callbacks.token_throughput import TokenThroughput
 
 from mindvl.cli.loggers import default_loggers
 from mindvl.cli.progress import StepProgressBar
 from mindvl.cli.quiet import quiet_lightning, quiet_transformers
+from mindvl.data.consumed import format_record, shares
 from mindvl.data.module import PackedShards
+from mindvl.data.run_record import write_record
 from mindvl.device import best_precision, device_name, device_of, keep_freed_memory, matmul_peak
 from mindvl.phases import Phase
 from mindvl.phases.saving import SaveModel
@@ -56,7 +62,10 @@ class MindVLCLI(LightningCLI):
         if config["logger"] in (None, True):
             filled["logger"] = self._fit_loggers(root) if self.subcommand == "fit" else False
         given = list(config["callbacks"] or [])
-        filled["callbacks"] = [*given, *_missing_callbacks(given, root, fit=self.subcommand == "fit")]
+        filled["callbacks"] = [
+            *given,
+            *_missing_callbacks(given, root, self.model if self.subcommand == "fit" else None),
+        ]
         return super().instantiate_trainer(**{**kwargs, **filled})
 
     def _fit_loggers(self, root: Path) -> list[Logger]:
@@ -86,11 +95,29 @@ class MindVLCLI(LightningCLI):
             if isinstance(callback, SaveModel) and not callback.folder.exists():
                 # Killed between its last checkpoint and its model: nothing was left to train, no hook has fired.
                 callback.on_train_end(self.trainer, self.model)
+        self._record_data()
         if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):
             import wandb
 
             wandb.finish()  # a recipe's next stage is a run of its own
-        _print_skipped(self.model.skipped)
+
+    def _record_data(self) -> None:
+        """What the run has seen and what it could not use: into its folder, its loggers and, in short, the terminal."""
+        data, skipped = self.datamodule, self.model.skipped.state_dict()
+        if not isinstance(data, PackedShards) or not self.trainer.is_global_zero:
+            return
+        record = data.state_dict()
+        if not record:
+            return
+        root = Path(self.trainer.default_root_dir)
+        root.mkdir(parents=True, exist_ok=True)
+        write_record(root, record, skipped)
+        token_shares = {f"data/{name}_token_ratio": share for name, share in shares(record["consumed"]).items()}
+        for logger in self.trainer.loggers:
+            logger.log_metrics(token_shares, step=self.trainer.global_step)
+        print(format_record(record["consumed"]), file=sys.stderr)
+        for source, shard, reason, count in skipped["counts"]:
+            print(f"left out {count} samples of {source}: {reason} ({shard})", file=sys.stderr, flush=True)
 
 
 def count_batch(batch) -> dict[str, int]:
@@ -101,6 +128,32 @@ def count_batch(batch) -> dict[str, int]:
         "images": batch.num_images,
         "documents": len(batch.keys),
     }
+
+
+def pack_facts(batch) -> PackFacts:
+    """What is reported of a pack: its real documents, and what became of the rest of its tokens."""
+    lengths = batch.doc_lengths[: len(batch.keys)]
+    padding = sum(batch.doc_lengths) - sum(lengths) - batch.hole_tokens
+    return PackFacts(
+        lengths,
+        batch.token_budget,
+        num_images=batch.num_images,
+        num_patches=batch.num_patches,
+        patch_budget=batch.patch_budget,
+        num_supervised=batch.num_supervised,
+        wasted_tokens={"holes": batch.hole_tokens, "padding": padding},
+    )
+
+
+def pack_cost(phase: Phase) -> Callable[[Any], float]:
+    """What a pack of the phase's model should cost, as the plan sees it."""
+
+    def cost(batch) -> float:
+        lengths = np.asarray(batch.doc_lengths[: len(batch.keys)])
+        patches = np.zeros(0) if batch.vision is None else batch.vision.grid_thw.prod(dim=1).cpu().numpy()
+        return float(phase.pack_cost.language(lengths).sum() + phase.pack_cost.vision(patches).sum())
+
+    return cost
 
 
 def flops_of(phase: Phase, batch) -> float:
@@ -116,25 +169,20 @@ def peak_of(trainer: L.Trainer) -> float:
     return matmul_peak(dtype, str(trainer.strategy.root_device))
 
 
-def _missing_callbacks(given: Sequence[L.Callback], root: Path, *, fit: bool) -> list[L.Callback]:
-    """Defaults of a run, less those that the config brings itself."""
+def _missing_callbacks(given: Sequence[L.Callback], root: Path, fitted: Phase | None) -> list[L.Callback]:
+    """Defaults of a run, less those that the config brings itself; `fitted` is the phase that a fit trains."""
     has_bar = any(isinstance(callback, ProgressBar) for callback in given)
     defaults: list[L.Callback] = [] if has_bar else [StepProgressBar()]
-    if fit:
+    if fitted is not None:
         defaults += [
             ModelCheckpoint(
                 root / "checkpoints", filename="step-{step}", save_last=True, every_n_train_steps=CHECKPOINT_STEPS
             ),
             TokenThroughput(count_batch, flops=flops_of, peak_flops=peak_of),
+            PackingStatistics(pack_facts, cost=pack_cost(fitted)),
             SaveModel(root / "model"),
         ]
     return [callback for callback in defaults if not any(isinstance(other, type(callback)) for other in given)]
-
-
-def _print_skipped(skipped: Mapping[str, int]) -> None:
-    """What the run could not use, by source and reason."""
-    for reason, count in sorted(skipped.items()):
-        print(f"left out {count} samples of {reason}", flush=True)
 
 
 def run_lightning(arguments: Sequence[str]) -> int:

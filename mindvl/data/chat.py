@@ -13,10 +13,12 @@ special tokens. So a user who types "<|im_end|>" gets those ten characters, not 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -38,6 +40,21 @@ class EncodedChat:
     num_images: int
 
 
+@dataclass(frozen=True)
+class ChatSize:
+    """Token counts of a conversation up to each place where it may be cut: after an assistant's turn, or at its end."""
+
+    messages: tuple[int, ...]
+    """Messages before the cut; the last is all of them."""
+    tokens: tuple[int, ...]
+    """With one placeholder per picture."""
+    answer_tokens: tuple[int, ...]
+    """Targets when answers are learnt."""
+    spoken_tokens: tuple[int, ...]
+    """Targets when the user's words are learnt too."""
+    images: tuple[int, ...]
+
+
 class ChatEncoder:
     """Encodes conversations under one tokenizer; raises ValueError for conversations that cannot be learnt from."""
 
@@ -50,23 +67,17 @@ class ChatEncoder:
         self._plain.encode_special_tokens = True  # what a user types is text, whatever it spells
         self._pieces = lru_cache(maxsize=1024)(self._render_shape)
         self._template_ids = lru_cache(maxsize=4096)(self._encode_template)
+        self._template_size = lru_cache(maxsize=4096)(self._measure_template)
+
+    def __reduce__(self):
+        return ChatEncoder, (self.tokenizer,)  # caches and the tokenizer's copy are made anew in another process
 
     def encode(
         self, messages: list, *, supervise: Supervision = "answers", generation_prompt: bool = False
     ) -> EncodedChat:
         """Token ids of a conversation. With `generation_prompt` it ends where the assistant is to speak."""
         check_messages(messages)
-        parts = [_parts(message) for message in messages]
-        shape = tuple(
-            (message["role"], tuple(part["type"] for part in content))
-            for message, content in zip(messages, parts, strict=True)
-        )
-        texts = [
-            (message["role"], part["text"])
-            for message, content in zip(messages, parts, strict=True)
-            for part in content
-            if part["type"] == "text"
-        ]
+        shape, texts = _shape_and_texts(messages)
         ids: list[int] = []
         supervised: list[bool] = []
         ends_turn = False
@@ -85,6 +96,62 @@ class ChatEncoder:
             ids.extend(new)
             supervised.extend(flags)
         return EncodedChat(ids, supervised, ids.count(self.image_token_id))
+
+    def measure(self, conversations: Sequence[list]) -> list[ChatSize | ValueError]:
+        """The sizes that `encode` would give, of many conversations at once, or why one of them cannot be encoded.
+
+        Texts are tokenized once each and in one batch; every prefix is then a sum.
+        """
+        shapes: list[tuple | ValueError] = []
+        texts: list[str] = []
+        roles: list[list[str]] = []
+        for messages in conversations:
+            try:
+                check_messages(messages)
+                shape, spoken = _shape_and_texts(messages)
+                self._pieces(shape, False)
+            except ValueError as error:
+                shapes.append(error)
+                continue
+            shapes.append(shape)
+            roles.append([role for role, _ in spoken])
+            texts.extend(text for _, text in spoken)
+        lengths = iter([len(encoding) for encoding in self._plain.encode_batch_fast(texts, add_special_tokens=False)])
+        speakers = iter(roles)
+        return [
+            shape
+            if isinstance(shape, ValueError)
+            else self._measure(shape, [(role, next(lengths)) for role in next(speakers)])
+            for shape in shapes
+        ]
+
+    def _measure(self, shape: tuple, texts: list[tuple[str, int]]) -> ChatSize:
+        rows = []
+        for messages in range(1, len(shape) + 1):
+            if messages < len(shape) and shape[messages - 1][0] != "assistant":
+                continue
+            template, ends, images = self._template_size(shape[:messages])
+            heard = texts[: sum(types.count("text") for _, types in shape[:messages])]
+            answers = sum(length for role, length in heard if role == "assistant") + ends
+            asked = sum(length for role, length in heard if role == "user")
+            tokens = template + sum(length for _, length in heard)
+            rows.append((messages, tokens, answers, answers + asked, images))
+        return ChatSize(*zip(*rows, strict=True))
+
+    def _measure_template(self, shape: tuple) -> tuple[int, int, int]:
+        """Of a shape's template: its tokens, those that end an assistant's turn, and its image placeholders."""
+        tokens = ends = images = 0
+        after_answer = False
+        speakers = [role for role, types in shape for kind in types if kind == "text"]
+        for piece in self._pieces(shape, False):
+            if isinstance(piece, str):
+                ids = self._template_ids(piece)
+                tokens, images = tokens + len(ids), images + ids.count(self.image_token_id)
+                ends += int(after_answer and len(ids) > 0)
+                after_answer = False
+            else:
+                after_answer = speakers[piece] == "assistant"
+        return tokens, ends, images
 
     def _encode_text(self, text: str) -> list[int]:
         return self._plain.encode(text, add_special_tokens=False).ids
@@ -105,7 +172,12 @@ class ChatEncoder:
                     content.append({"type": "text", "text": f"\ue000{count}\ue001"})
                     count += 1
             messages.append({"role": role, "content": content})
-        rendered = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=generation_prompt
+            )
+        except TemplateError as error:
+            raise ValueError(f"the chat template refuses the conversation: {error}") from error
         pieces: list[str | int] = []
         for position, piece in enumerate(_MARK.split(rendered)):
             if position % 2:
@@ -116,6 +188,14 @@ class ChatEncoder:
         if found != list(range(count)):
             raise ValueError(f"the chat template shows texts {found} of a conversation with {count} texts")
         return tuple(pieces)
+
+
+def _shape_and_texts(messages: list) -> tuple[tuple, list[tuple[str, str]]]:
+    """Roles and part types of a conversation, and its texts with the role that says each."""
+    parts = [(message["role"], _parts(message)) for message in messages]
+    shape = tuple((role, tuple(part["type"] for part in content)) for role, content in parts)
+    texts = [(role, part["text"]) for role, content in parts for part in content if part["type"] == "text"]
+    return shape, texts
 
 
 def _parts(message: dict) -> list[dict]:

@@ -3,50 +3,54 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+import sys
+from typing import Any
 
 import lightning as L
 from torch.utils.data import DataLoader
 
-from mindvl.data.chat import ChatEncoder, Supervision
-from mindvl.data.dataset import PackDataset, PackSampler, ShardSamples, worker_setup
-from mindvl.data.plan import PackBudget
+from mindvl.data.chat import ChatEncoder
+from mindvl.data.consumed import ConsumedData, left_out
+from mindvl.data.dataset import PackDataset, worker_setup
+from mindvl.data.indexing import index_shards
+from mindvl.data.mixture import Source, WeighBy
+from mindvl.data.overview import describe, differences, fingerprint_of, overview
+from mindvl.data.plan import PackBudget, PackPlan
+from mindvl.data.progress import align_batch_progress
 from mindvl.data.questions import load_questions
-from mindvl.data.sample import PixelBudget
+from mindvl.data.sampler import PackSampler
+from mindvl.data.storage import find_shards
+from mindvl.data.table import SampleTable, TooLong
 from mindvl.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+
+__all__ = ["PackedShards", "Source"]
 
 log = logging.getLogger(__name__)
 
 QUESTIONS_PER_BATCH = 96
 
 
-@dataclass
-class Source:
-    """Shards of one kind of data.
-
-    Args:
-        shards: folder, file or glob of WebDataset tars.
-        weight: passes over the source per round of the plan; 0.5 shows every second sample.
-    """
-
-    shards: str
-    weight: float = 1.0
-
-
 class PackedShards(L.LightningDataModule):
     """Conversations with pictures from WebDataset shards, packed to a sequence length.
 
-    The tokenizer, the pixel budget and what is supervised belong to the model and the phase; they are taken from the
-    LightningModule in training (attributes `tokenizer_name`, `pixel_budget`, `window_tokens`, `supervise`).
+    The tokenizer, the pixel budget, the costs and what is supervised belong to the model and the phase; they are taken
+    from the LightningModule (attributes `tokenizer_name`, `pixel_budget`, `pack_cost`, `window_tokens`, `supervise`).
 
     Args:
         train: sources by name.
         validation: sources by name, for the loss on held-out text.
         test: sources by name whose questions `mindvl test` scores and `mindvl predict` answers.
+        weigh_by: what the weights of sources count: passes per epoch, or shares of samples or of tokens.
         max_questions: questions asked per source.
         sequence_length: tokens per pack.
         patch_budget: patches of the vision tower per pack; by default four times the sequence length.
         max_images: pictures per pack.
+        too_long: what happens to a conversation larger than a pack: drop it, or cut it after an earlier answer.
+        packs_per_step: packs of an optimizer step over all ranks, which the plan keeps alike; by default ranks x
+            accumulation, or what the checkpoint was planned for.
+        accept_changed_plan: go on from a checkpoint although shards, weights or budgets have changed since; the run
+            then begins the next epoch of the new plan.
+        index_folder: where the shards' indexes lie, when not beside them.
         seed: order of the samples.
         workers: data worker processes.
         prefetch: packs that each worker keeps ready.
@@ -59,10 +63,15 @@ class PackedShards(L.LightningDataModule):
         *,
         validation: dict[str, Source] | None = None,
         test: dict[str, Source] | None = None,
+        weigh_by: WeighBy = "epochs",
         max_questions: int = 200,
         sequence_length: int = 4096,
         patch_budget: int | None = None,
         max_images: int = 1_000_000,
+        too_long: TooLong = "drop",
+        packs_per_step: int | None = None,
+        accept_changed_plan: bool = False,
+        index_folder: str | None = None,
         seed: int = 0,
         workers: int = 1,
         prefetch: int = 4,
@@ -70,71 +79,163 @@ class PackedShards(L.LightningDataModule):
     ):
         super().__init__()
         self.train, self.validation, self.test = train, validation or {}, test or {}
-        self.max_questions = max_questions
+        self.weigh_by, self.max_questions, self.too_long = weigh_by, max_questions, too_long
         self.budget = PackBudget(sequence_length, patch_budget or 4 * sequence_length, max_images)
-        self.seed, self.workers, self.prefetch, self.fixed_shapes = seed, workers, prefetch, fixed_shapes
-        self._next_pack = 0
-        self._expected_fingerprint: str | None = None
+        self.packs_per_step, self.accept_changed_plan = packs_per_step, accept_changed_plan
+        self.index_folder, self.seed = index_folder, seed
+        self.workers, self.prefetch, self.fixed_shapes = workers, prefetch, fixed_shapes
+        self.plan: PackPlan | None = None
+        """Made when training begins."""
+        self._resumed: dict[str, Any] | None = None
+        self._closed: list[dict[str, Any]] = []
+        """Records of plans that an earlier part of the run followed."""
+        self._first_pack = self._first_step = 0
+
+    # Before training: indexes, one table of samples for each stage.
+
+    def prepare_data(self) -> None:
+        """Index shards that have no index yet; on one rank of each node, before the others look."""
+        stage = self.trainer.state.fn
+        sources = [*(self.train if stage == "fit" else {}).values()]
+        sources += [*(self.validation if stage in ("fit", "validate") else {}).values()]
+        encoder = ChatEncoder(load_tokenizer(self.trainer.lightning_module.tokenizer_name))
+        locations = [location for source in sources for location in find_shards(source.shards)]
+        index_shards(locations, encoder, folder=self.index_folder)
 
     def setup(self, stage: str) -> None:
-        phase = self.trainer.lightning_module
-        tokenizer = load_tokenizer(phase.tokenizer_name)
-        self._encoder = ChatEncoder(tokenizer)
-        self._tokenizer_fingerprint = tokenizer_fingerprint(tokenizer)
+        tokenizer = load_tokenizer(self.trainer.lightning_module.tokenizer_name)
+        self._encoder, self._tokenizer = ChatEncoder(tokenizer), tokenizer_fingerprint(tokenizer)
         if stage == "fit":
-            self._train_samples = self._samples(self.train, phase.pixel_budget)
-            self.plan = self._train_samples.plan(_weights(self.train), seed=self.seed)
+            self._train_table = self._table(self.train)
         if stage in ("fit", "validate") and self.validation:
-            self._validation_samples = self._samples(self.validation, phase.pixel_budget)
+            self._validation_table = self._table(self.validation)
 
-    def _samples(self, sources: dict[str, Source], pixels: PixelBudget) -> ShardSamples:
-        samples = ShardSamples(
-            {name: source.shards for name, source in sources.items()}, self._encoder, pixels, self.budget
+    def _table(self, sources: dict[str, Source]) -> SampleTable:
+        phase = self.trainer.lightning_module
+        table = SampleTable(
+            sources,
+            tokenizer=self._tokenizer,
+            pixels=phase.pixel_budget,
+            budget=self.budget,
+            cost=phase.pack_cost,
+            supervise=phase.supervise,
+            too_long=self.too_long,
+            index_folder=self.index_folder,
         )
-        for reason, count in sorted(samples.skipped.items()):
-            log.warning("left out %d samples of %s", count, reason)
-        return samples
+        for source, _, reason, count in left_out(table):
+            log.warning("left out %d samples of %s: %s", count, source, reason)
+        for source, count in table.cut_samples.items():
+            log.warning("cut %d samples of %s to %d tokens", count, source, self.budget.tokens)
+        return table
+
+    # Training: a plan, and where in it the run stands.
 
     @property
-    def plan_fingerprint(self) -> str:
-        """Identifies the list of packs; a resumed run must have the same."""
-        return f"{self.plan.fingerprint}-{self._tokenizer_fingerprint}"
+    def _step_packs(self) -> int:
+        """Packs that an optimizer step really takes."""
+        return self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     def train_dataloader(self) -> DataLoader:
-        if self._expected_fingerprint not in (None, self.plan_fingerprint):
-            raise ValueError(
-                f"the checkpoint was trained on plan {self._expected_fingerprint}, the data now gives plan "
-                f"{self.plan_fingerprint}: shards, weights, budgets, tokenizer or seed have changed"
-            )
         if self.trainer.max_steps < 1:
             raise ValueError(f"trainer.max_steps is {self.trainer.max_steps}; the plan and the schedule need a number")
-        packs_per_step = self.trainer.world_size * self.trainer.accumulate_grad_batches
-        if self._next_pack % packs_per_step:
-            raise ValueError(
-                f"the checkpoint stopped after {self._next_pack} packs, which is no whole number of steps of "
-                f"{packs_per_step} packs: keep ranks x accumulation a divisor of it"
-            )
-        start = self._next_pack // self.trainer.world_size
+        plan = self._make_plan()
         steps_left = self.trainer.max_steps - self.trainer.global_step
         sampler = PackSampler(
-            self.plan,
-            count=start + steps_left * self.trainer.accumulate_grad_batches,
-            start=start,
+            plan,
+            count=steps_left * self.trainer.accumulate_grad_batches,
+            start=self._first_pack,
+            done=align_batch_progress(self.trainer),
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
-        return self._loader(self._train_samples, sampler)
+        if self.trainer.is_global_zero:
+            print(overview(self._train_table, plan), file=sys.stderr, flush=True)
+        return self._loader(self._train_table, sampler)
+
+    def _make_plan(self) -> PackPlan:
+        """The plan of this run, or of the run that is resumed. Raises ValueError when they are not the same."""
+        resumed = self._resumed
+        packs_per_step = self.packs_per_step or (resumed or {}).get("packs_per_step") or self._step_packs
+        plan = self._follow(packs_per_step, (resumed or {}).get("first_epoch", 0))
+        self._first_step = self.trainer.global_step
+        if resumed is None:
+            return plan
+        self._closed, self._first_pack = list(resumed["closed"]), resumed["next_pack"]
+        if resumed["plan"] != self.plan_fingerprint:
+            changed = differences(resumed["description"], self.description) or ["the order of samples"]
+            if not self.accept_changed_plan:
+                raise ValueError(
+                    f"the checkpoint was trained on plan {resumed['plan']}, the data now gives plan "
+                    f"{self.plan_fingerprint}:\n  " + "\n  ".join(changed) + "\n"
+                    "undo this, or go on with the new plan by data.accept_changed_plan=true"
+                )
+            log.warning("going on with another plan: %s", "; ".join(changed))
+            self._closed.append({key: resumed[key] for key in ("plan", "description", "next_pack", "consumed")})
+            packs_per_step = self.packs_per_step or self._step_packs
+            plan = self._follow(packs_per_step, resumed["first_epoch"] + resumed["epoch"] + 1)
+            self._first_pack = 0
+        if self._step_packs != packs_per_step:
+            log.warning(
+                "a step takes %d packs, the plan is made for %d: the same packs in the same order, but less even",
+                self._step_packs, packs_per_step,
+            )  # fmt: skip
+        return plan
+
+    def _follow(self, packs_per_step: int, first_epoch: int) -> PackPlan:
+        table = self._train_table
+        plan = table.plan(
+            weigh_by=self.weigh_by, packs_per_step=packs_per_step, seed=self.seed, first_epoch=first_epoch
+        )
+        self.description = describe(
+            table,
+            plan,
+            tokenizer=self._tokenizer,
+            supervise=self.trainer.lightning_module.supervise,
+            weigh_by=self.weigh_by,
+        )
+        self.plan, self.plan_fingerprint = plan, fingerprint_of(self.description, plan)
+        self._consumed = ConsumedData(table, plan)
+        return plan
+
+    @property
+    def next_pack(self) -> int:
+        """Number of the first pack that the optimizer has not seen."""
+        return self._first_pack + (self.trainer.global_step - self._first_step) * self._step_packs
+
+    def state_dict(self) -> dict[str, Any]:
+        """The record of the run so far: what was drawn of each source under its plan, and under earlier plans.
+
+        A run is resumed from its plan and its next pack; the rest is for people.
+        """
+        plan = self.plan
+        if plan is None:  # nothing was left to train
+            return self._resumed or {}
+        return {
+            "plan": self.plan_fingerprint,
+            "next_pack": self.next_pack,
+            "packs_per_step": plan.packs_per_step,
+            "first_epoch": plan.first_epoch,
+            "epoch": plan.locate(max(0, self.next_pack - 1))[0],
+            "description": self.description,
+            "consumed": self._consumed.record(self.next_pack),
+            "left_out": left_out(self._train_table),
+            "cut": dict(self._train_table.cut_samples),
+            "closed": self._closed,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._resumed = state_dict or None
+
+    # Validation and questions.
 
     def val_dataloader(self) -> DataLoader | list:
         if not self.validation:
             return []
-        plan = self._validation_samples.plan(_weights(self.validation), seed=self.seed)
         world_size = self.trainer.world_size
-        count = -(-len(plan.round(0)) // world_size)
-        return self._loader(
-            self._validation_samples,
-            PackSampler(plan, count=count, rank=self.trainer.global_rank, world_size=world_size),
-        )
+        plan = self._validation_table.plan(weigh_by=self.weigh_by, packs_per_step=world_size, seed=self.seed)
+        count = len(plan.epoch(0)) // world_size
+        sampler = PackSampler(plan, count=count, rank=self.trainer.global_rank, world_size=world_size)
+        return self._loader(self._validation_table, sampler)
 
     def test_dataloader(self) -> DataLoader:
         """Questions with known answers, in batches; each rank asks its share."""
@@ -154,12 +255,15 @@ class PackedShards(L.LightningDataModule):
         """Questions stay as they are: the answerer moves what it makes of them."""
         return batch if isinstance(batch, list) else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
-    def _loader(self, samples: ShardSamples, sampler: PackSampler) -> DataLoader:
+    def _loader(self, table: SampleTable, sampler: PackSampler) -> DataLoader:
         phase = self.trainer.lightning_module
-        supervise: Supervision = phase.supervise
         return DataLoader(
             PackDataset(
-                samples, supervise=supervise, window_tokens=phase.window_tokens, fixed_shapes=self.fixed_shapes
+                table,
+                self._encoder,
+                supervise=phase.supervise,
+                window_tokens=phase.window_tokens,
+                fixed_shapes=self.fixed_shapes,
             ),
             batch_size=None,
             sampler=sampler,
@@ -168,14 +272,3 @@ class PackedShards(L.LightningDataModule):
             worker_init_fn=worker_setup,
             pin_memory=self.trainer.strategy.root_device.type not in ("cpu", "mps"),
         )
-
-    def state_dict(self) -> dict:
-        packs_per_step = self.trainer.world_size * self.trainer.accumulate_grad_batches
-        return {"plan": self.plan_fingerprint, "next_pack": self.trainer.global_step * packs_per_step}
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        self._expected_fingerprint, self._next_pack = state_dict["plan"], state_dict["next_pack"]
-
-
-def _weights(sources: dict[str, Source]) -> dict[str, float]:
-    return {name: source.weight for name, source in sources.items()}

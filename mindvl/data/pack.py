@@ -7,12 +7,13 @@ teaches nothing, patches and targets up to the next multiple of a step, so that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from mindvl.batch import PackedBatch, VisionInputs
+from mindvl.batch import PackedBatch, SkippedSample, VisionInputs
 from mindvl.data.sample import EncodedSample
 from mindvl.ops.vision_layout import vision_layout
 
@@ -27,20 +28,23 @@ def pack_samples(
     merge: int,
     window_tokens: int,
     fixed_shapes: bool = False,
-    skipped: dict[str, int] | None = None,
+    patch_budget: int | None = None,
+    hole_tokens: Sequence[int] = (),
+    hole_token_id: int = 0,
+    skipped: tuple[SkippedSample, ...] = (),
 ) -> PackedBatch:
     """One pack of `samples`, in order, with explicit bounds and all vision metadata.
 
-    Raises ValueError when they hold more tokens than the budget: a plan never lets that happen.
+    `hole_tokens` are lengths of documents that teach nothing, in the place of samples that could not be used. Raises
+    ValueError when all together are longer than the budget: a plan never lets that happen.
     """
     num_tokens = sum(len(sample.input_ids) for sample in samples)
-    if num_tokens > token_budget:
-        raise ValueError(f"the samples hold {num_tokens} tokens, the pack's budget is {token_budget}")
-    ids = [sample.input_ids for sample in samples]
-    targets = [sample.targets for sample in samples]
-    if fixed_shapes and num_tokens < token_budget:
-        ids.append(np.zeros(token_budget - num_tokens, np.int64))
-        targets.append(np.full(token_budget - num_tokens, -1, np.int64))
+    used_tokens = num_tokens + sum(hole_tokens)
+    if used_tokens > token_budget:
+        raise ValueError(f"the samples hold {used_tokens} tokens, the pack's budget is {token_budget}")
+    silent = list(hole_tokens) + ([token_budget - used_tokens] if fixed_shapes and used_tokens < token_budget else [])
+    ids = [sample.input_ids for sample in samples] + [np.full(length, hole_token_id, np.int64) for length in silent]
+    targets = [sample.targets for sample in samples] + [np.full(length, -1, np.int64) for length in silent]
     lengths = [len(document) for document in ids]
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     target = _concatenate(targets)
@@ -63,7 +67,9 @@ def pack_samples(
         token_budget=token_budget,
         keys=tuple(sample.key for sample in samples),
         sources=tuple(sample.source for sample in samples),
-        skipped=dict(skipped or {}),
+        skipped=skipped,
+        hole_tokens=sum(hole_tokens),
+        patch_budget=patch_budget,
     )
 
 
@@ -74,12 +80,16 @@ def _pack_pictures(
     if not grids:
         return None
     layout = vision_layout(grids, merge=merge, window_tokens=window_tokens)
-    patches = np.concatenate([patches for sample in samples for patches in sample.patches])
-    padding = -len(patches) % PATCH_STEP if fixed_shapes else 0
+    cut = [patches for sample in samples for patches in sample.patches]
+    num_patches = sum(len(patches) for patches in cut)
+    padding = -num_patches % PATCH_STEP if fixed_shapes else 0
+    patches = shared_empty((num_patches + padding, cut[0].shape[1]), torch.uint8)
+    np.concatenate(cut, out=patches[:num_patches].numpy())
+    patches[num_patches:] = 0
     merged = len(layout.window_index)
     tail = (padding,) if padding else ()  # one more attention segment, which no visual token is read from
     return VisionInputs(
-        patches=torch.from_numpy(np.pad(patches, ((0, padding), (0, 0))) if padding else patches),
+        patches=patches,
         grid_thw=torch.tensor([(grid.frames, grid.height, grid.width) for grid in grids]),
         position_ids=torch.from_numpy(np.pad(layout.position_ids, ((0, padding), (0, 0)))),
         window_index=torch.from_numpy(np.append(layout.window_index, np.arange(merged, merged + padding // merge**2))),
@@ -91,3 +101,12 @@ def _pack_pictures(
 
 def _concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
+
+
+def shared_empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """An empty tensor; in a data worker it lies in shared memory, so that handing it over copies nothing."""
+    if torch.utils.data.get_worker_info() is None:
+        return torch.empty(shape, dtype=dtype)
+    size_bytes = math.prod(shape) * dtype.itemsize
+    storage = torch.UntypedStorage._new_shared(size_bytes, device="cpu")
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)

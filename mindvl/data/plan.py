@@ -1,31 +1,26 @@
 """A plan, not a buffer: packs are decided from the indexes alone, before a picture is opened.
 
-The plan is a pure function of (token and patch counts, weights, budgets, seed). Nothing else is state, so a run is
-resumed by one number, the next pack, with any number of workers or ranks.
+The plan is a pure function of (sample counts, mixture, budgets, packs per step, seed). Nothing else is state, so a run
+is resumed by one number, the next pack, with any number of workers or ranks.
 
-A round draws from each source `weight` passes over its samples (0.5: every second round sees a sample; 2: twice a
-round), in an order that is shuffled anew each pass. A window of the round is packed by best fit with two capacities,
-tokens of the language model and patches of the tower: samples that fill much of a pack go first, longest first; the
-many small ones follow in shuffled order, so that packs stay mixed (sorted by length, they would hold one kind of
-sample each, and the gradient of a step would be that of one task).
+    indexes --> table of samples --> an epoch's draw --> best fit into packs --> steps of packs that cost alike
+                (table.py)           (mixture.py)        (packing.py)            (balance.py)
 
-    budget 10 tokens, 8 patches      samples (tokens, patches): a(6,8) b(5,0) c(4,4) d(3,4) e(2,0)
-    packs                            [a e] tokens 8 patches 8     [b c] 9, 4     [d] 3, 4
+Packs are numbered through all epochs. An epoch is a whole number of steps, and a step a whole number of packs, one for
+each rank and accumulated micro-batch: pack 13 of a plan with 4 packs a step is the second pack of the fourth step.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-WINDOW_SAMPLES = 2048
-"""Samples packed together: large enough that packs are full, small enough that rounds stay shuffled."""
-
-LARGE_SHARE = 1 / 8
-"""Samples that take more than this of a pack's tokens or patches are placed first."""
+from mindvl.data.balance import group_into_steps, spread
+from mindvl.data.mixture import Mixture
+from mindvl.data.packing import best_fit
 
 
 @dataclass(frozen=True)
@@ -42,82 +37,135 @@ class PackBudget:
                 raise ValueError(f"a pack's budget of {name} is {getattr(self, name)}, it must be at least 1")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """The packs of one epoch in the order of training."""
+
+    rows: np.ndarray
+    starts: np.ndarray
+    """Packs + 1: pack p holds rows[starts[p]:starts[p+1]], samples of the table. A pack may be empty."""
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def pack(self, number: int) -> np.ndarray:
+        return self.rows[self.starts[number] : self.starts[number + 1]]
+
+    def sums(self, column: np.ndarray) -> np.ndarray:
+        """Per pack, the sum of a column of the table."""
+        ends = np.concatenate([np.zeros(1, column.dtype), np.cumsum(column[self.rows])])
+        return ends[self.starts[1:]] - ends[self.starts[:-1]]
+
+
+@dataclass(frozen=True, eq=False)
 class PackPlan:
-    """Columns over all samples of all sources, and the rule that turns them into an endless list of packs."""
+    """Columns over all samples, and the rule that turns them into an endless list of packs."""
 
     tokens: np.ndarray
     patches: np.ndarray
     images: np.ndarray
-    source_starts: np.ndarray
-    """(sources + 1): samples of source s are rows source_starts[s] to source_starts[s+1]."""
-    weights: np.ndarray
-    """(sources): passes over the source per round."""
+    language_cost: np.ndarray
+    vision_cost: np.ndarray
+    mixture: Mixture
     budget: PackBudget
+    packs_per_step: int
     seed: int
+    first_epoch: int = 0
+    """Number of the epoch that pack 0 belongs to; above 0 for a run that took up another plan on its way."""
+    _epochs: dict[int, Epoch] = field(default_factory=dict, repr=False, compare=False)
+    _lengths: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def fingerprint(self) -> str:
         """Short hash of everything that decides the packs."""
         state = hashlib.blake2b(digest_size=8)
-        for column in (self.tokens, self.patches, self.images, self.source_starts, self.weights):
-            state.update(np.ascontiguousarray(column).tobytes())
-        state.update(repr((self.budget, self.seed)).encode())
+        mixture = self.mixture
+        for column in (self.tokens, self.patches, self.images, mixture.starts, mixture.sizes, mixture.limits):
+            state.update(np.ascontiguousarray(column, np.int64).tobytes())
+        for column in (self.language_cost, self.vision_cost, mixture.passes):
+            state.update(np.ascontiguousarray(column, np.float64).tobytes())
+        state.update(repr((self.budget, self.packs_per_step, self.seed, mixture.seed, self.first_epoch)).encode())
         return state.hexdigest()
 
-    def round_order(self, number: int) -> np.ndarray:
-        """Samples of one round, shuffled over sources."""
-        chosen = []
-        for source, weight in enumerate(self.weights):
-            start, stop = int(self.source_starts[source]), int(self.source_starts[source + 1])
-            size = stop - start
-            if size == 0:
-                continue
-            first, last = int(number * weight * size), int((number + 1) * weight * size)
-            for passed in range(first // size, -(-last // size)):
-                order = np.random.default_rng((self.seed, source, passed)).permutation(size) + start
-                chosen.append(order[max(0, first - passed * size) : last - passed * size])
-        samples = np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
-        return np.random.default_rng((self.seed, len(self.weights), number)).permutation(samples)
+    def epoch(self, number: int) -> Epoch:
+        """Packs of an epoch, counted from `first_epoch`; the two last ones asked for are kept."""
+        if number not in self._epochs:
+            while len(self._epochs) > 1:
+                self._epochs.pop(next(iter(self._epochs)))
+            self._epochs[number] = self._plan_epoch(self.first_epoch + number)
+            self._lengths[number] = len(self._epochs[number])
+        return self._epochs[number]
 
-    def round(self, number: int) -> list[np.ndarray]:
-        """Packs of one round: each an array of sample rows."""
-        order = self.round_order(number)
-        if len(order) == 0:
-            raise ValueError(f"round {number} of the plan holds 0 samples: every source is empty or has weight 0")
-        packs: list[np.ndarray] = []
-        for start in range(0, len(order), WINDOW_SAMPLES):
-            packs.extend(self._pack_window(order[start : start + WINDOW_SAMPLES]))
-        shuffle = np.random.default_rng((self.seed, len(self.weights) + 1, number)).permutation(len(packs))
-        return [packs[position] for position in shuffle]
+    def _plan_epoch(self, number: int) -> Epoch:
+        capacity = (self.budget.tokens, self.budget.patches, self.budget.images)
+        rows, starts = best_fit(self.mixture.draw(number), self.tokens, self.patches, self.images, capacity=capacity)
+        packed = Epoch(rows, starts)
+        steps, left = group_into_steps(
+            packed.sums(self.language_cost),
+            packed.sums(self.vision_cost),
+            packs_per_step=self.packs_per_step,
+            rng=np.random.default_rng((self.seed, len(self.mixture.sizes) + 1, number)),
+        )
+        packs = steps.reshape(-1)
+        sizes = np.diff(starts)[packs]
+        ordered = Epoch(_gather(rows, starts, packs), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+        if len(left) == 0:
+            return ordered
+        last = spread(
+            [packed.pack(int(pack)) for pack in left],
+            over=self.packs_per_step,
+            cost=self.language_cost + self.vision_cost,
+            needs=np.stack([self.tokens, self.patches, self.images], axis=1),
+            capacity=capacity,
+        )
+        ends = ordered.starts[-1] + np.cumsum([len(pack) for pack in last])
+        return Epoch(np.concatenate([ordered.rows, *last]), np.concatenate([ordered.starts, ends]))
 
-    def _pack_window(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Best fit: each sample goes to the pack that it leaves with the fewest free tokens."""
-        budget = self.budget
-        size = np.maximum(self.tokens[rows] / budget.tokens, self.patches[rows] / budget.patches)
-        rows = rows[np.argsort(np.where(size > LARGE_SHARE, -size, 0), kind="stable")]
-        free = np.zeros((len(rows), 3), np.int64)
-        members: list[list[int]] = []
-        opened = 0
-        for row in rows.tolist():
-            need = (self.tokens[row], self.patches[row], self.images[row])
-            fits = (free[:opened] >= need).all(axis=1)
-            if fits.any():
-                pack = int(np.where(fits, free[:opened, 0], np.iinfo(np.int64).max).argmin())
-            else:
-                pack, opened = opened, opened + 1
-                free[pack] = budget.tokens, budget.patches, budget.images
-                members.append([])
-            free[pack] -= need
-            members[pack].append(row)
-        return [np.asarray(pack) for pack in members]
+    def locate(self, pack: int) -> tuple[int, int]:
+        """(epoch, pack within it) of a pack number. Raises ValueError when the plan ends before it."""
+        epoch, wanted = 0, pack
+        while True:
+            length = self._lengths.get(epoch)
+            if length is None:
+                length = len(self.epoch(epoch))
+            if length == 0 and self._is_exhausted(epoch):
+                raise ValueError(f"the plan ends before pack {wanted}: every source has reached its max_epochs")
+            if pack < length:
+                return epoch, pack
+            pack, epoch = pack - length, epoch + 1
+
+    def _is_exhausted(self, epoch: int) -> bool:
+        drawn = self.mixture.drawn_before(self.first_epoch + epoch)
+        return bool((drawn >= self.mixture.limits)[self.mixture.passes > 0].all())
 
     def packs(self, start: int = 0) -> Iterator[np.ndarray]:
-        """The endless list of packs from number `start` on."""
-        number = passed = 0
+        """Rows of each pack from number `start` on; endless unless every source has a limit."""
+        epoch, position = self.locate(start)
         while True:
-            packs = self.round(number)
-            if passed + len(packs) > start:
-                yield from packs[max(0, start - passed) :]
-            passed += len(packs)
-            number += 1
+            packs = self.epoch(epoch)
+            if len(packs) == 0 and self._is_exhausted(epoch):
+                return
+            for number in range(position, len(packs)):
+                yield packs.pack(number)
+            epoch, position = epoch + 1, 0
+
+    def times_drawn(self, start: int, stop: int) -> np.ndarray:
+        """(samples): how often each sample lies in packs `start` to `stop`, the last not included."""
+        times = np.zeros(len(self.tokens), np.int64)
+        if stop <= start:
+            return times
+        (first, begin), (last, end) = self.locate(start), self.locate(stop - 1)
+        for number in range(first, last + 1):
+            packs = self.epoch(number)
+            low = packs.starts[begin] if number == first else 0
+            high = packs.starts[end + 1] if number == last else len(packs.rows)
+            times += np.bincount(packs.rows[low:high], minlength=len(times))
+        return times
+
+
+def _gather(rows: np.ndarray, starts: np.ndarray, packs: np.ndarray) -> np.ndarray:
+    """The rows of `packs`, end to end, without a loop over them."""
+    sizes = np.diff(starts)[packs]
+    ends = np.cumsum(sizes)
+    within = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - sizes, sizes)
+    return rows[np.repeat(starts[packs], sizes) + within]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from mindvl.data.images import open_image
-from mindvl.data.sample import parse_sample
-from mindvl.data.shards import find_shards, picture_members, read_member, shard_members
+from mindvl.data.reader import read_samples
+from mindvl.data.storage import find_shards
 
 
 @dataclass(frozen=True)
@@ -56,15 +55,11 @@ def load_questions(source: str, shards: str | Path, *, limit: int | None = None)
     return chosen
 
 
-def _questions_of(source: str, path: Path) -> Iterator[tuple[int, Question]]:
+def _questions_of(source: str, location: str) -> Iterator[tuple[int, Question]]:
     """(number within its sample, question) for all samples of a shard whose records list `questions`."""
-    members = sorted(shard_members(path), key=lambda member: member.name.split(".", 1)[0])
-    with path.open("rb") as file:
-        for key, group in itertools.groupby(members, key=lambda member: member.name.split(".", 1)[0]):
-            by_extension = {member.name.split(".", 1)[1].lower(): member for member in group}
-            if "json" not in by_extension:
-                continue
-            record = parse_sample(read_member(file, by_extension["json"]))
-            images = tuple(read_member(file, member) for member in picture_members(by_extension))
-            for number, asked in enumerate(record.get("questions", [])):
-                yield number, Question(key, source, asked["question"], asked["answer"], asked["metric"], images)
+    for sample in sorted(read_samples(location, refused=lambda key, reason: None), key=lambda sample: sample.key):
+        for number, asked in enumerate(sample.record.get("questions", [])):
+            yield (
+                number,
+                Question(sample.key, source, asked["question"], asked["answer"], asked["metric"], sample.images),
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,14 +36,6 @@ class EncodedSample:
     image_positions: np.ndarray
     patches: list[np.ndarray]
     grids: list[ImageGrid]
-
-
-def parse_sample(data: bytes) -> dict:
-    """The JSON record of a sample. Raises ValueError when it is not UTF-8 JSON with a list of messages."""
-    record = json.loads(data.decode("utf-8-sig"))
-    if not isinstance(record, dict) or not isinstance(record.get("messages"), list):
-        raise ValueError("the record has no list of `messages`")
-    return record
 
 
 def encode_sample(

@@ -7,11 +7,14 @@ needs a gradient and one per weight that is trained, so frozen parts count for l
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from mindvl.batch import PackedBatch
+from mindvl.model.config import MindVLConfig
 from mindvl.model.mindvl import MindVL
 from mindvl.model.parts import part_of
 
@@ -49,9 +52,6 @@ def forward_flops(model: MindVL, batch: PackedBatch) -> dict[str, dict[str, floa
     full = len(set(vision.fullatt_block_indexes) & set(range(vision.depth)))
     vision_pairs = full * image_pairs + (vision.depth - full) * window_pairs
     text_pairs = sum(length * (length + 1) / 2 for length in batch.doc_lengths[: len(batch.keys)])
-    heads_dim = text.num_attention_heads * (
-        getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    )
     head = model.get_output_embeddings().weight.numel()
     return {
         "vision": {
@@ -62,9 +62,36 @@ def forward_flops(model: MindVL, batch: PackedBatch) -> dict[str, dict[str, floa
         "language": {
             "weights": 2 * batch.num_tokens * _matrix_parameters(model.language_model.base_model.layers)
             + 2 * batch.num_supervised * head,
-            "attention": 4 * heads_dim * text.num_hidden_layers * text_pairs,
+            "attention": 4 * _heads_dim(text) * text.num_hidden_layers * text_pairs,
         },
     }
+
+
+def cost_coefficients(config: MindVLConfig) -> dict[str, float]:
+    """FLOPs of a forward pass per token, pair of tokens, patch and pair of patches, from sizes alone.
+
+    The head is counted as if a quarter of the tokens were supervised: of what a plan balances, it depends least on it.
+    """
+    vision, text = config.vision_config, config.text_config
+    with torch.device("meta"):
+        model = MindVL(copy.deepcopy(config))
+    merge = vision.spatial_merge_size**2
+    kernel = model.vision.patch_embed.proj.weight.numel() // vision.temporal_patch_size
+    full = len(set(vision.fullatt_block_indexes) & set(range(vision.depth)))
+    window_patches = (vision.window_size // vision.patch_size) ** 2
+    layers = _matrix_parameters(model.language_model.base_model.layers)
+    return {
+        "token": 2.0 * (layers + model.get_output_embeddings().weight.numel() / 4),
+        "token_pair": 2.0 * _heads_dim(text) * text.num_hidden_layers,
+        "patch": 2.0
+        * (_matrix_parameters(model.vision.blocks) + kernel + _matrix_parameters(model.vision.merger) / merge)
+        + 4.0 * vision.hidden_size * (vision.depth - full) * window_patches,
+        "patch_pair": 4.0 * vision.hidden_size * full,
+    }
+
+
+def _heads_dim(text) -> int:
+    return text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
 
 
 def _pairs(lengths: Sequence[int], patches: int) -> int:

@@ -29,8 +29,10 @@ import torch
 from torch import Tensor
 
 from mindvl.batch import PackedBatch
+from mindvl.device import widest_float
 from mindvl.phases.model_spec import ModelSpec, build_model, config_of
 from mindvl.phases.schedule import Rates, parameter_groups, warmup_cosine
+from mindvl.phases.skipped import SkippedSamples
 
 if TYPE_CHECKING:
     from mindvl.model.mindvl import MindVL
@@ -65,11 +67,9 @@ class Phase(L.LightningModule):
     ):
         super().__init__()
         self.spec, self.rates = model, rates or Rates()
-        self.supervise, self.max_skipped_ratio = supervise, max_skipped_ratio
+        self.supervise = supervise
         self.model: MindVL = None  # type: ignore[assignment]  # built by configure_model
-        self.skipped: Counter[str] = Counter()
-        """Samples left out during the run, by source and reason."""
-        self._seen_samples = 0
+        self.skipped = SkippedSamples(max_skipped_ratio)
         self._step: Counter[str] = Counter()
         self._step_loss: Tensor | float = 0.0
         self._step_keys: list[str] = []
@@ -100,6 +100,14 @@ class Phase(L.LightningModule):
     @property
     def window_tokens(self) -> int:
         return self.config.window_tokens
+
+    @cached_property
+    def pack_cost(self):
+        """What tokens and patches cost in this model, for plans that keep ranks even."""
+        from mindvl.data.cost import CostModel
+        from mindvl.model.flops import cost_coefficients
+
+        return CostModel(**cost_coefficients(self.config))
 
     # Building.
 
@@ -202,7 +210,7 @@ class Phase(L.LightningModule):
     def _count(self, batch: PackedBatch, loss_sum: Tensor) -> None:
         if not self._step:
             self._step_loss = 0.0
-        self._step_loss = self._step_loss + loss_sum
+        self._step_loss = self._step_loss + loss_sum.to(widest_float(self.device))
         self._step.update(
             packs=1,
             supervised_tokens=batch.num_supervised,
@@ -211,17 +219,8 @@ class Phase(L.LightningModule):
             images=batch.num_images,
         )
         self._step_keys.extend(batch.keys)
-        self._seen_samples += len(batch.keys)
-        for reason, count in batch.skipped.items():
-            if reason not in self.skipped:
-                log.warning("step %d: a sample was left out, %s", self.trainer.global_step, reason)
-            self.skipped[reason] += count
-        skipped = sum(self.skipped.values())
-        if skipped > 10 and skipped > self.max_skipped_ratio * (self._seen_samples + skipped):
-            raise RuntimeError(
-                f"{skipped} of {self._seen_samples + skipped} samples could not be used, more than "
-                f"max_skipped_ratio={self.max_skipped_ratio}: {dict(self.skipped)}"
-            )
+        self.skipped.add(batch.skipped, used=len(batch.keys), step=self.trainer.global_step)
+        self.skipped.check()
 
     def _log_step(self, supervised: Tensor) -> None:
         loss_sum = self._over_ranks(torch.as_tensor(self._step_loss, dtype=torch.float64).clone())
@@ -233,7 +232,7 @@ class Phase(L.LightningModule):
                 "train/tokens": float(step["tokens"]),
                 "train/images": float(step["images"]),
                 "train/pack_fill_ratio": step["tokens"] / step["budget_tokens"],
-                "train/skipped_samples": float(sum(self.skipped.values())),
+                "train/skipped_samples": float(self.skipped.total),
             }
         )
         for group in self.trainer.optimizers[0].param_groups:
@@ -241,17 +240,17 @@ class Phase(L.LightningModule):
                 self.log(f"lr/{group['name']}", group["lr"])
 
     def _over_ranks(self, value: Tensor) -> Tensor:
-        """Sum of a number over ranks, in the device's precision."""
+        """Sum of a number over ranks, in the widest precision of the device."""
         if self.trainer.world_size == 1:
             return value
-        value = value.to(self.device, torch.float32)
+        value = value.to(self.device, widest_float(self.device))
         return self.trainer.strategy.reduce(value, reduce_op="sum")
 
     # Saved with the checkpoint, so that a resumed run still knows what it has left out.
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["skipped"] = {"by_reason": dict(self.skipped), "seen": self._seen_samples}
+        checkpoint["skipped"] = self.skipped.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        counts = checkpoint.get("skipped", {"by_reason": {}, "seen": 0})
-        self.skipped, self._seen_samples = Counter(counts["by_reason"]), counts["seen"]
+        if "skipped" in checkpoint:
+            self.skipped.load_state_dict(checkpoint["skipped"])

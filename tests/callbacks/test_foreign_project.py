@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 import mindvl_callbacks
-from mindvl_callbacks import TokenThroughput, average_state_dicts, search_resolution
+from mindvl_callbacks import PackFacts, PackingStatistics, TokenThroughput, average_state_dicts, search_resolution
 
 warnings.filterwarnings("ignore")
 class Seen(L.Callback):
@@ -19,17 +19,21 @@ class Seen(L.Callback):
         self.keys |= set(trainer.callback_metrics)
 
 throughput = TokenThroughput(lambda batch: {"samples": len(batch)}, flops=lambda module, batch: 1e6, peak_flops=1e12)
+packing = PackingStatistics(lambda batch: PackFacts([12, 4], 32), cost=lambda batch: float(len(batch)))
 seen = Seen()
 models = {}
 for seed in (1, 2):
     L.seed_everything(seed)
     model = BoringModel()
-    L.Trainer(max_steps=4, log_every_n_steps=2, callbacks=[throughput, seen], accelerator="cpu", devices=1,
+    L.Trainer(max_steps=4, log_every_n_steps=2, callbacks=[throughput, packing, seen], accelerator="cpu", devices=1,
               logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
               limit_val_batches=0).fit(model)
     models[str(seed)] = model.state_dict()
 assert {"throughput/samples_per_s", "throughput/step_s", "throughput/data_wait_ratio",
-        "throughput/model_flops_ratio"} <= seen.keys, seen.keys
+        "throughput/model_flops_ratio", "packing/fill_ratio", "packing/waste_unfilled_ratio",
+        "packing/predicted_cost_max_over_mean"} <= seen.keys, seen.keys
+summary = packing.summary()
+assert (summary["packs"], summary["fill_ratio"], summary["attention_area_ratio"]) == (4, 0.5, 0.625), summary
 
 mean = average_state_dicts(["1", "2"], models.get)
 BoringModel().load_state_dict(mean)
@@ -38,7 +42,8 @@ torch.testing.assert_close(mean["layer.weight"], (models["1"]["layer.weight"] + 
 found = search_resolution([(1, 4), (1, 9)], lambda low, high: (high / 9, high), lambda low, high: (0.5, high))
 assert astuple(found.chosen) == (1, 9, 1.0, 9, 0.5)
 
-assert set(mindvl_callbacks.__all__) == {"BudgetScore", "ResolutionResult", "TokenThroughput", "average_state_dicts",
+assert set(mindvl_callbacks.__all__) == {"BudgetScore", "PackFacts", "PackingStatistics", "ResolutionResult",
+                                         "TokenThroughput", "average_state_dicts",
                                          "search_resolution"}, "a new callback belongs in this script"
 ours = sorted(name for name in sys.modules if name.split(".")[0] == "mindvl")
 assert not ours, ours

@@ -1,32 +1,37 @@
-"""The plan is a pure function that shows every sample as often as its weight says and never breaks a budget."""
+"""The plan is a pure function that loses and repeats nothing, whoever reads it and wherever they begin."""
 
 import dataclasses
 import itertools
-from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindvl.data import plan as plan_module
-from mindvl.data.dataset import PackSampler
+from mindvl.data.cost import max_over_mean
+from mindvl.data.mixture import Source, mix
 from mindvl.data.plan import PackBudget, PackPlan
+from mindvl.data.sampler import PackSampler
 
 BUDGET = PackBudget(tokens=50, patches=40, images=3)
 
 
-def plan_of(samples, weights=(1.0,), *, budget=BUDGET, seed=0) -> PackPlan:
-    """`samples` is a list of (tokens, patches, images) per source."""
-    columns = np.asarray([sample for source in samples for sample in source], np.int64).reshape(-1, 3)
+def plan_of(samples, sources=None, *, budget=BUDGET, seed=0, packs_per_step=1, weigh_by="epochs", **fields) -> PackPlan:
+    """`samples` is a list of (tokens, patches, images) per source; `sources` what their `Source`s say."""
+    columns = np.asarray([sample for source in samples for sample in source], np.int32).reshape(-1, 3)
+    starts = np.cumsum([0, *map(len, samples)])
+    described = [Source("x", **source) for source in sources or [{}] * len(samples)]
     return PackPlan(
         tokens=columns[:, 0],
         patches=columns[:, 1],
         images=columns[:, 2],
-        source_starts=np.cumsum([0, *map(len, samples)]),
-        weights=np.asarray(weights, np.float64),
+        language_cost=(columns[:, 0] * 1.5).astype(np.float32),
+        vision_cost=columns[:, 1].astype(np.float32),
+        mixture=mix(described, starts, columns[:, 0], weigh_by=weigh_by, seed=seed),
         budget=budget,
+        packs_per_step=packs_per_step,
         seed=seed,
+        **fields,
     )
 
 
@@ -34,119 +39,126 @@ def uniform(size: int, tokens: int = 7):
     return [(tokens, 4, 1)] * size
 
 
-def rows_of(packs):
-    return [pack.tolist() for pack in packs]
-
-
 def first(iterator, count):
-    return rows_of(itertools.islice(iterator, count))
+    return [pack.tolist() for pack in itertools.islice(iterator, count)]
 
 
 sample = st.tuples(st.integers(1, 50), st.integers(0, 40), st.integers(0, 3))
 sources = st.lists(st.lists(sample, min_size=1, max_size=30), min_size=1, max_size=3)
 
 
-@settings(deadline=None, max_examples=100)
-@given(sources, st.integers(0, 5), st.integers(0, 3))
-def test_a_round_with_weight_1_holds_every_sample_once_within_all_budgets(samples, seed, number):
-    plan = plan_of(samples, [1.0] * len(samples), seed=seed)
-    packs = plan.round(number)
-    assert sorted(row for pack in packs for row in pack) == list(range(len(plan.tokens)))
-    for pack in packs:
-        assert plan.tokens[pack].sum() <= 50 and plan.patches[pack].sum() <= 40 and plan.images[pack].sum() <= 3
-
-
-@settings(deadline=None, max_examples=30)
-@given(sources, st.integers(0, 5))
-def test_windows_of_a_round_lose_no_sample(samples, seed):
-    plan = plan_of(samples, [1.0] * len(samples), seed=seed)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan_module, "WINDOW_SAMPLES", 7)
-        assert sorted(row for pack in plan.round(0) for row in pack) == list(range(len(plan.tokens)))
-
-
-@pytest.mark.parametrize(("weight", "rounds", "times"), [(0.5, 2, 1), (2.0, 1, 2), (1.5, 2, 3), (0.1, 10, 1)])
-def test_a_weight_is_the_number_of_passes_per_round(weight, rounds, times):
-    plan = plan_of([uniform(20), uniform(9)], [weight, 1.0])
-    seen = Counter(row for number in range(rounds) for pack in plan.round(number) for row in pack.tolist())
-    assert {seen[row] for row in range(20)} == {times} and {seen[row] for row in range(20, 29)} == {rounds}
-
-
-def test_a_weight_of_zero_leaves_a_source_out():
-    plan = plan_of([uniform(5), uniform(5)], [0.0, 1.0])
-    assert sorted(row for pack in plan.round(0) for row in pack) == [5, 6, 7, 8, 9]
-
-
-def test_a_plan_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="round 0 of the plan holds 0 samples"):
-        plan_of([uniform(5)], [0.0]).round(0)
+@settings(deadline=None, max_examples=150)
+@given(sources, st.integers(0, 5), st.integers(0, 3), st.integers(1, 9))
+def test_an_epoch_holds_every_sample_once_within_all_budgets_in_whole_steps(samples, seed, number, packs_per_step):
+    plan = plan_of(samples, seed=seed, packs_per_step=packs_per_step)
+    epoch = plan.epoch(number)
+    assert sorted(epoch.rows.tolist()) == list(range(len(plan.tokens))) and len(epoch) % packs_per_step == 0
+    for column, limit in ((plan.tokens, 50), (plan.patches, 40), (plan.images, 3)):
+        sums = epoch.sums(column)
+        assert sums.max(initial=0) <= limit
+        assert sums.tolist() == [column[epoch.pack(p)].sum() for p in range(len(epoch))]
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 40), sources)
-def test_the_packs_from_any_number_on_are_the_tail_of_all_packs(start, samples):
-    plan = plan_of(samples, [1.0] * len(samples))
+@given(st.integers(0, 40), sources, st.integers(1, 4))
+def test_the_packs_from_any_number_on_are_the_tail_of_all_packs(start, samples, packs_per_step):
+    plan = plan_of(samples, packs_per_step=packs_per_step)
     assert first(plan.packs(start), 20) == first(plan.packs(), start + 20)[start:]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
-@pytest.mark.parametrize("start", [0, 3])
-def test_any_number_of_ranks_sees_the_same_packs_in_the_same_global_order(world_size, start):
-    plan, count = plan_of([uniform(23, tokens=17)]), 8
-    samplers = [PackSampler(plan, count=count, start=start, rank=r, world_size=world_size) for r in range(world_size)]
-    by_rank = [list(sampler) for sampler in samplers]
-    assert {len(packs) for packs in by_rank} == {count - start} and {len(sampler) for sampler in samplers} == {count}
-    together = [pack for step in zip(*by_rank, strict=True) for pack in step]
-    assert together == first(plan.packs(), count * world_size)[start * world_size :]
+@settings(deadline=None, max_examples=40)
+@given(sources, st.integers(0, 12), st.integers(0, 20))
+def test_times_drawn_are_counted_by_going_through_the_packs(samples, start, length):
+    plan = plan_of(samples, packs_per_step=2)
+    rows = [row for pack in first(plan.packs(start), length) for row in pack]
+    assert np.array_equal(plan.times_drawn(start, start + length), np.bincount(rows, minlength=len(plan.tokens)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(sources, st.integers(1, 5), st.integers(0, 9), st.integers(1, 6))
+def test_any_number_of_ranks_reads_the_same_packs_in_the_same_global_order(samples, ranks, start, count):
+    plan = plan_of(samples, packs_per_step=ranks)
+    by_rank = [list(PackSampler(plan, count=count, start=start, rank=rank, world_size=ranks)) for rank in range(ranks)]
+    assert [pack for step in zip(*by_rank, strict=True) for pack in step] == first(plan.packs(start), count * ranks)
 
 
 def test_one_rank_with_twice_the_packs_sees_what_two_ranks_see():
-    plan = plan_of([uniform(23, tokens=17)])
+    plan = plan_of([uniform(23, tokens=17)], packs_per_step=2)
     one = list(PackSampler(plan, count=12))
     ranks = [list(PackSampler(plan, count=6, rank=rank, world_size=2)) for rank in range(2)]
     assert one == [pack for step in zip(*ranks, strict=True) for pack in step]
 
 
 def test_equal_fields_give_equal_plans_and_fingerprints():
-    one, other = (plan_of([uniform(30), uniform(7)], [1.0, 0.5]) for _ in range(2))
+    one, other = (plan_of([uniform(30), uniform(7)], [{}, {"weight": 0.5}]) for _ in range(2))
     assert one.fingerprint == other.fingerprint and first(one.packs(), 30) == first(other.packs(), 30)
-    one.round(3)
+    one.epoch(3)
     assert first(one.packs(), 30) == first(other.packs(), 30)
 
 
 def test_every_field_changes_the_fingerprint():
-    plan = plan_of([uniform(30), uniform(7)], [1.0, 0.5])
+    samples = [uniform(30), uniform(7)]
+    plan = plan_of(samples)
     others = [
-        dataclasses.replace(plan, seed=1),
-        dataclasses.replace(plan, weights=np.asarray([0.5, 1.0])),
-        dataclasses.replace(plan, tokens=plan.tokens + 1),
-        dataclasses.replace(plan, patches=plan.patches + 1),
-        dataclasses.replace(plan, images=plan.images + 1),
-        dataclasses.replace(plan, source_starts=np.asarray([0, 20, 37])),
-        dataclasses.replace(plan, budget=dataclasses.replace(BUDGET, tokens=51)),
-        dataclasses.replace(plan, budget=dataclasses.replace(BUDGET, patches=41)),
-        dataclasses.replace(plan, budget=dataclasses.replace(BUDGET, images=4)),
+        plan_of(samples, seed=1),
+        plan_of(samples, [{}, {"weight": 0.5}]),
+        plan_of(samples, [{}, {"max_samples": 6}]),
+        plan_of(samples, [{}, {"max_epochs": 2.0}]),
+        plan_of([uniform(20), uniform(17)]),
+        plan_of(samples, packs_per_step=2),
+        plan_of(samples, first_epoch=1),
+        *(dataclasses.replace(plan, **{name: getattr(plan, name) + 1}) for name in ("tokens", "patches", "images")),
+        *(dataclasses.replace(plan, **{name: getattr(plan, name) + 1}) for name in ("language_cost", "vision_cost")),
+        *(
+            dataclasses.replace(plan, budget=dataclasses.replace(BUDGET, **{n: 99}))
+            for n in ("tokens", "patches", "images")
+        ),
     ]
     assert len({plan.fingerprint, *(other.fingerprint for other in others)}) == 1 + len(others)
 
 
-def test_rounds_and_seeds_have_their_own_order():
-    plan = plan_of([uniform(50)])
-    assert rows_of(plan.round(0)) != rows_of(plan.round(1)) != rows_of(dataclasses.replace(plan, seed=1).round(1))
+def test_epochs_and_seeds_have_their_own_order():
+    plan, other = plan_of([uniform(50)]), plan_of([uniform(50)], seed=1)
+    orders = [tuple(p.epoch(number).rows.tolist()) for p in (plan, other) for number in range(2)]
+    assert len(set(orders)) == 4
 
 
-def test_the_toy_window_of_the_docstring_is_packed_as_it_shows():
-    samples = [(6, 8, 0), (5, 0, 0), (4, 4, 0), (3, 4, 0), (2, 0, 0)]
-    plan = plan_of([samples], budget=PackBudget(10, 8))
-    packs = {tuple(sorted("abcde"[row] for row in pack)) for pack in plan.round(0)}
-    assert packs == {("a", "e"), ("b", "c"), ("d",)}
+def test_a_plan_that_begins_later_is_the_tail_of_the_plan():
+    samples = [uniform(30), uniform(9)]
+    whole, late = plan_of(samples, [{"weight": 0.5}, {}]), plan_of(samples, [{"weight": 0.5}, {}], first_epoch=3)
+    begin = sum(len(whole.epoch(number)) for number in range(3))
+    assert first(late.packs(), 25) == first(whole.packs(begin), 25)
 
 
-def test_packs_of_many_short_samples_are_nearly_full():
+def test_packs_of_a_step_cost_alike_on_every_rank():
     rng = np.random.default_rng(0)
-    plan = plan_of([[(tokens, 0, 0) for tokens in rng.integers(20, 200, 1000).tolist()]], budget=PackBudget(1024, 1))
-    fill = [plan.tokens[pack].sum() / 1024 for pack in plan.round(0)]
-    assert np.mean(fill) > 0.98
+    samples = [(int(t), int(p), 1) for t, p in zip(rng.integers(3, 300, 5000), rng.integers(0, 400, 5000), strict=True)]
+    plan = plan_of([samples], budget=PackBudget(1024, 4096), packs_per_step=8)
+    epoch = plan.epoch(0)
+    cost = (epoch.sums(plan.language_cost) + epoch.sums(plan.vision_cost)).reshape(-1, 8)
+    unordered = rng.permutation(cost.ravel()).reshape(-1, 8)
+    assert max_over_mean(cost) < 1.02 < 1.1 < max_over_mean(unordered)
+
+
+def test_the_last_step_of_an_epoch_gives_every_rank_a_share_of_what_is_left():
+    plan = plan_of([uniform(4 * 7 + 5)], budget=PackBudget(49, 1000), packs_per_step=4)
+    epoch = plan.epoch(0)
+    sizes = [len(epoch.pack(number)) for number in range(len(epoch))]
+    assert len(sizes) == 8 and min(sizes[4:]) >= 1 and max(sizes[4:]) == 2 and min(sizes[:4]) >= 5
+
+
+def test_a_plan_whose_sources_all_have_limits_ends():
+    plan = plan_of([[(7, 0, 0)] * 14], [{"max_epochs": 2.5}])  # two packs of seven samples an epoch
+    assert len(first(plan.packs(), 100)) == 5 and first(plan.packs(3), 100) == first(plan.packs(), 100)[3:]
+    with pytest.raises(ValueError, match="the plan ends before pack 5: every source has reached its max_epochs"):
+        PackSampler(plan, count=3, world_size=2)
+    assert len(list(PackSampler(plan, count=5))) == 5
+
+
+def test_a_source_with_little_weight_waits_for_an_epoch_that_draws_it():
+    plan = plan_of([uniform(10)], [{"weight": 0.01}])
+    (pack,) = first(plan.packs(), 1)
+    assert len(pack) == 1
 
 
 @pytest.mark.parametrize("name", ["tokens", "patches", "images"])

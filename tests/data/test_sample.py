@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mindvl.data.sample import PixelBudget, encode_sample, parse_sample, widen_placeholders
+from mindvl.data.sample import PixelBudget, encode_sample, widen_placeholders
 
 BUDGET = PixelBudget(28 * 28, 64 * 28 * 28)
 
@@ -51,16 +51,6 @@ def test_a_picture_that_does_not_decode_is_refused(conversation, encoder):
     messages, (image,) = conversation("which?", "a", ((28, 56),))
     with pytest.raises(ValueError, match="does not decode"):
         encode(encoder, messages, [image[:-100]])
-
-
-@pytest.mark.parametrize("data", [b"[]", b"3", b'{"messages": 3}', b"{}"])
-def test_a_record_without_messages_is_refused(data):
-    with pytest.raises(ValueError, match="no list of `messages`"):
-        parse_sample(data)
-
-
-def test_a_byte_order_mark_before_the_record_is_no_obstacle():
-    assert parse_sample(b'\xef\xbb\xbf{"messages": []}') == {"messages": []}
 
 
 def test_a_lower_bound_above_the_upper_is_refused_with_both_numbers():

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as stock
 
-from mindvl.data.images import smart_resize
+from mindvl.data.images import smart_resize, smart_resize_many
 
 BUDGETS = [(56 * 56, 28 * 28 * 1280), (28 * 28, 28 * 28 * 4), (4 * 784, 16384 * 784), (784, 784)]
 
@@ -46,3 +46,17 @@ def test_a_side_of_zero_is_an_error_as_in_transformers():
     for rule in (smart_resize, stock):
         with pytest.raises(ZeroDivisionError):
             rule(0, 10)
+
+
+def test_many_pictures_are_resized_as_each_of_them_is():
+    rng = np.random.default_rng(0)
+    height = np.concatenate([np.exp(rng.uniform(0, 9, 5000)).astype(int), [1, 0, 28, 56, 2, 200, 1400, 14, 42, 70]])
+    width = np.concatenate([np.exp(rng.uniform(0, 9, 5000)).astype(int), [1, 5, 28, 56, 400, 1, 7, 14, 42, 70]])
+    for low, high in ((56 * 56, 1280 * 28 * 28), (784, 64 * 784), (4096, 4096)):
+        many = smart_resize_many(height, width, min_pixels=low, max_pixels=high)
+        for h, w, *found in zip(height.tolist(), width.tolist(), *(side.tolist() for side in many), strict=True):
+            try:
+                expected = smart_resize(h, w, min_pixels=low, max_pixels=high)
+            except (ValueError, ZeroDivisionError):
+                expected = (0, 0)
+            assert tuple(found) == expected, (h, w)

@@ -1,0 +1,125 @@
+"""Turns and pictures become a sample: slots are filled in order, counted, and the whole is checked as training would.
+
+turns  user [Slot, "Which is older?", Slot], assistant ["the first"]      pictures ["a.png", "b.jpg"]
+->     {"messages": [user: image, text, image; assistant: text], "source": "notes", "id": "12",
+        "image_files": ["a.png", "b.jpg"], "meta": {...}},  and two files
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mindvl.data.chat import check_messages
+from mindvl.data.importing.outcome import Refusal, Rejected
+from mindvl.data.importing.pictures import PictureFolder
+from mindvl.data.importing.turns import Slot, Turn
+from mindvl.data.raw import RawSample
+from mindvl.data.shard_writer import encode_record, safe_key
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A foreign record after its format has been understood."""
+
+    turns: list[Turn]
+    pictures: list[Any]
+    """What the record lists, for the slots that name no picture themselves."""
+    pictures_first: bool = False
+    """If no slot is to be found, all pictures stand before the first question; else that is a refusal."""
+    meta: dict[str, Any] = field(default_factory=dict)
+    """Fields that mean nothing here and travel with the sample."""
+
+
+def record_id(record: Mapping[str, Any], number: str) -> str:
+    """The record's own id as text, or its number in the file."""
+    found = record.get("id")
+    return str(found) if isinstance(found, str | int) and found != "" else number
+
+
+def make_sample(draft: Draft, folder: PictureFolder, *, id: str, source: str) -> RawSample:
+    """Reads the pictures and writes the record. Raises Refusal with the reason if it would not be a good sample."""
+    turns = _filled(draft)
+    slots = [piece for turn in turns for piece in turn.pieces if isinstance(piece, Slot)]
+    messages: list[dict[str, Any]] = [
+        {"role": turn.role, "content": [part for piece in turn.pieces for part in _parts(piece, len(slots))]}
+        for turn in turns
+    ]
+    for message in messages:
+        if message["role"] == "user" and not any(
+            part["type"] == "image" or part["text"] for part in message["content"]
+        ):
+            raise Refusal("a user's turn is empty")
+    try:
+        check_messages(messages)
+    except ValueError as error:
+        raise Refusal(re.sub(r"^message \d+", "a message", str(error))) from error
+    if not any(message["role"] == "assistant" for message in messages):
+        raise Refusal("there is no answer by the assistant")
+    files = [name for slot in slots if (name := _file_name(slot.reference))]
+    record: dict[str, Any] = {"messages": messages, "source": source, "id": id}
+    record |= ({"image_files": files} if files else {}) | ({"meta": draft.meta} if draft.meta else {})
+    try:
+        encode_record(record)
+    except ValueError as error:
+        raise Refusal("the record cannot be written as JSON (NaN, or half a character)") from error
+    return RawSample(safe_key(id), record, tuple(folder.load(slot.reference) for slot in slots))
+
+
+def _filled(draft: Draft) -> list[Turn]:
+    """The turns with a reference in every slot."""
+    turns, waiting = draft.turns, list(draft.pictures)
+    open_slots = sum(isinstance(piece, Slot) and piece.reference is None for turn in turns for piece in turn.pieces)
+    if open_slots == 0 and waiting and draft.pictures_first:
+        first = next((number for number, turn in enumerate(turns) if turn.role == "user"), None)
+        if first is None:
+            raise Refusal("there is no question by the user")
+        question = Turn("user", [*(Slot() for _ in waiting), *turns[first].pieces])
+        turns, open_slots = [*turns[:first], question, *turns[first + 1 :]], len(waiting)
+    if open_slots != len(waiting):
+        more = "more" if open_slots > len(waiting) else "fewer"
+        raise Refusal(f"there are {more} marks for pictures than pictures")
+    references = iter(waiting)
+    return [
+        Turn(
+            turn.role,
+            [
+                Slot(next(references), piece.label) if isinstance(piece, Slot) and piece.reference is None else piece
+                for piece in turn.pieces
+            ],
+        )
+        for turn in turns
+    ]
+
+
+def _parts(piece: str | Slot, num_pictures: int) -> list[dict[str, str]]:
+    if isinstance(piece, str):
+        return [{"type": "text", "text": piece}]
+    label = [{"type": "text", "text": piece.label}] if piece.label and num_pictures > 1 else []
+    return [*label, {"type": "image"}]
+
+
+def _file_name(reference: Any) -> str | None:
+    if isinstance(reference, Mapping):
+        reference = reference.get("path")
+    return reference if isinstance(reference, str) else None
+
+
+class UniqueKeys:
+    """Gives the second sample of one key the key "...~~2": ids of public data sets do repeat, and tars must not."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+        self.repeats = 0
+
+    def __call__(self, sample: RawSample) -> RawSample:
+        count = self._seen[sample.key] = self._seen.get(sample.key, 0) + 1
+        if count == 1:
+            return sample
+        self.repeats += 1
+        return RawSample(f"{sample.key}~~{count}", sample.record, sample.images)
+
+
+Imported = RawSample | Rejected

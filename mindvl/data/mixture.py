@@ -1,0 +1,110 @@
+"""Which samples an epoch draws from each source, and how often.
+
+A mixture gives each source a weight, and says what weights count:
+
+    epochs    passes over the source in an epoch of the plan: 0.5 shows each sample every second epoch, 2 twice in each
+    samples   share of the samples
+    tokens    share of the tokens
+
+A weighted epoch ends when the first source has been seen once, so no source repeats within it; the others go on in the
+next epoch where they stopped. With 1,000 documents of 900 tokens and 4,000 captions of 100, equal weights by tokens
+make an epoch of 444 documents and 4,000 captions; the documents have all been seen after 2.25 epochs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+WeighBy = Literal["epochs", "samples", "tokens"]
+
+
+@dataclass
+class Source:
+    """Shards of one kind of data, and how much of it a run sees.
+
+    Args:
+        shards: folder, file, glob or fsspec URL of WebDataset tars.
+        weight: what it means is said by the mixture's `weigh_by`: passes per epoch, or a share of samples or tokens.
+        max_samples: use at most this many samples, chosen at random once.
+        max_epochs: leave the source out once the run has passed over it so often.
+    """
+
+    shards: str
+    weight: float = 1.0
+    max_samples: int | None = None
+    max_epochs: float | None = None
+
+    def __post_init__(self):
+        if not self.weight >= 0:
+            raise ValueError(f"source {self.shards}: weight is {self.weight}, it must be 0 or more")
+        for name in ("max_samples", "max_epochs"):
+            limit = getattr(self, name)
+            if limit is not None and not limit > 0:
+                raise ValueError(f"source {self.shards}: {name} is {limit}, it must be above 0")
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Passes over each source per epoch, and what of it may be drawn at all."""
+
+    starts: np.ndarray
+    """(sources + 1): samples of source s are rows starts[s] to starts[s+1]."""
+    passes: np.ndarray
+    """(sources): passes over a source in an epoch; may be more than 1 when weights count epochs."""
+    sizes: np.ndarray
+    """(sources): samples of the source that take part."""
+    limits: np.ndarray
+    """(sources): samples that the whole run may draw; a large number without `max_epochs`."""
+    seed: int
+
+    def drawn_before(self, epoch: int) -> np.ndarray:
+        """(sources): samples drawn in all epochs before this one."""
+        wanted = np.floor(epoch * self.passes * self.sizes + 1e-9).astype(np.int64)
+        return np.minimum(wanted, self.limits)
+
+    def draw(self, epoch: int) -> np.ndarray:
+        """Rows of the samples of one epoch, shuffled over sources. Each pass over a source has its own order."""
+        first, last = self.drawn_before(epoch), self.drawn_before(epoch + 1)
+        chosen = [np.zeros(0, np.int64)]
+        for source, size in enumerate(self.sizes.tolist()):
+            for passed in range(int(first[source]) // size, -(-int(last[source]) // size)) if size else ():
+                order = self._order(source, passed)
+                chosen.append(order[max(0, first[source] - passed * size) : last[source] - passed * size])
+        return np.random.default_rng((self.seed, len(self.sizes), epoch)).permutation(np.concatenate(chosen))
+
+    def _order(self, source: int, passed: int) -> np.ndarray:
+        start, stop = int(self.starts[source]), int(self.starts[source + 1])
+        taking_part = np.arange(start, stop)
+        size = int(self.sizes[source])
+        if size < len(taking_part):
+            generator = np.random.default_rng((self.seed, source, 1 << 32))  # the same choice for every pass
+            taking_part = np.sort(generator.choice(taking_part, size, replace=False))
+        return np.random.default_rng((self.seed, source, passed)).permutation(taking_part)
+
+
+NO_LIMIT = np.iinfo(np.int64).max
+
+
+def mix(sources: list[Source], starts: np.ndarray, tokens: np.ndarray, *, weigh_by: WeighBy, seed: int) -> Mixture:
+    """The mixture of `sources` over a table of samples; `tokens` is the table's column.
+
+    Raises ValueError when all weights are 0 or a weighted source has no sample.
+    """
+    sizes = np.diff(starts)
+    capped = np.asarray([min(int(n), s.max_samples or int(n)) for n, s in zip(sizes, sources, strict=True)], np.int64)
+    weights = np.asarray([source.weight for source in sources], np.float64)
+    if not (weights[capped > 0] > 0).any():
+        raise ValueError(f"the mixture holds 0 samples: weights are {weights.tolist()}, sizes {capped.tolist()}")
+    if weigh_by == "epochs":
+        passes = weights
+    else:
+        ends = np.concatenate([[0], np.cumsum(tokens, dtype=np.int64)])
+        mean_tokens = (ends[starts[1:]] - ends[starts[:-1]]) / np.maximum(sizes, 1)
+        worth = capped * (mean_tokens if weigh_by == "tokens" else 1.0)
+        wanted = np.divide(weights, worth, out=np.zeros_like(weights), where=worth > 0)
+        passes = wanted / wanted.max()
+    limits = [NO_LIMIT if s.max_epochs is None else int(s.max_epochs * n) for s, n in zip(sources, capped, strict=True)]
+    return Mixture(np.asarray(starts, np.int64), passes, capped, np.asarray(limits, np.int64), seed)

@@ -1,0 +1,87 @@
+"""Reads samples by offset, from local tars and from URLs, and sees when a byte has changed since indexing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import xxhash
+
+from mindvl.data.index import ShardIndex
+from mindvl.data.raw import RawSample
+from mindvl.data.records import RECORD_KINDS, group_members, parse_record, picture_members, record_members
+from mindvl.data.storage import SeekableFile, is_url, open_for_reading, read_range, version_of
+from mindvl.data.tar import Member, scan_members
+
+
+class ShardReader:
+    """Ranges of bytes of shards; keeps a few local files open. One per data worker."""
+
+    def __init__(self, max_open_files: int = 32):
+        self._files: dict[str, SeekableFile] = {}
+        self._max_open_files = max_open_files
+
+    def read(self, location: str, offset: int, size: int) -> bytes:
+        """`size` bytes at `offset`. Raises ValueError with both numbers when the shard ends before."""
+        data = read_range(location, offset, size) if is_url(location) else self._read_local(location, offset, size)
+        if len(data) != size:
+            raise ValueError(f"the shard has {len(data)} bytes at offset {offset}, its index says {size}: {location}")
+        return data
+
+    def _read_local(self, location: str, offset: int, size: int) -> bytes:
+        file = self._files.pop(location, None) or open_for_reading(location)
+        self._files[location] = file
+        if len(self._files) > self._max_open_files:
+            self._files.pop(next(iter(self._files))).close()
+        file.seek(offset)
+        return file.read(size)
+
+    def sample(self, location: str, index: ShardIndex, row: int) -> tuple[dict, list[bytes]]:
+        """The record and the picture files of a sample. Raises ValueError when they are not what was indexed."""
+        files = [self.read(location, int(index.record_offset[row]), int(index.record_bytes[row]))]
+        for picture in range(int(index.first_image[row]), int(index.first_image[row + 1])):
+            files.append(self.read(location, int(index.image_offset[picture]), int(index.image_bytes[picture])))
+        digest = xxhash.xxh3_64()
+        for file in files:
+            digest.update(file)
+        if digest.intdigest() != int(index.checksum[row]):
+            raise ValueError("the bytes are not those that were indexed")
+        kind = RECORD_KINDS[int(index.record_kind[row])]
+        return parse_record(files[0], kind=kind, num_images=len(files) - 1), files[1:]
+
+    def close(self) -> None:
+        while self._files:
+            self._files.popitem()[1].close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def read_samples(location: str, *, refused: Callable[[str, str], None] | None = None) -> Iterator[RawSample]:
+    """The samples of a shard in the order of the tar, without an index.
+
+    Raises ValueError when the tar is damaged. A sample without a readable record is one too, naming the sample, unless
+    `refused` is there to hear its key and the reason.
+    """
+    size_bytes = version_of(location).size_bytes
+    with contextlib.closing(open_for_reading(location)) as file:
+        for key, extensions in group_members(scan_members(file, location, size_bytes)).items():
+            images = [_read_member(file, member) for member in picture_members(extensions)]
+            problem = "no .json or .txt record"
+            for kind, member in record_members(extensions):
+                try:
+                    record = parse_record(_read_member(file, member), kind=kind, num_images=len(images))
+                except ValueError as error:
+                    problem = str(error)
+                    continue
+                yield RawSample(key, record, tuple(images))
+                break
+            else:
+                if refused is None:
+                    raise ValueError(f"{location}: sample {key}: {problem}")
+                refused(key, problem)
+
+
+def _read_member(file: SeekableFile, member: Member) -> bytes:
+    file.seek(member.offset)
+    return file.read(member.size)
