@@ -13,7 +13,7 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch -e '.[dev,photos,cjk]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt torch -e '.[dev,photos,cjk,hf,curation,ray]'
 	touch $@
 
 quickstart: $(VENV)/.core

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,6 +176,35 @@ def samples(make_sample):
         make_sample("which is larger?", "the second", ((28, 56), (112, 84)), seed=2),
         make_sample("?", "x", ((84, 28),), seed=5),
     ]
+
+
+@pytest.fixture(scope="session")
+def record():
+    """JSON bytes of a conversation of `turns` exchanges with `images` pictures in its first."""
+
+    def make(question: str = "?", answer: str = "a", *, images: int = 0, turns: int = 1) -> bytes:
+        messages = []
+        for turn in range(turns):
+            content = [{"type": "image"}] * (images if turn == 0 else 0) + [{"type": "text", "text": question}]
+            messages += [{"role": "user", "content": content}, {"role": "assistant", "content": answer}]
+        return json.dumps({"messages": messages}).encode()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_tar():
+    """A tar of (name, bytes) members at a path."""
+
+    def write(path: Path, members: list[tuple[str, bytes]]) -> str:
+        with tarfile.open(path, "w") as archive:
+            for name, data in members:
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+        return str(path)
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,7 @@ Supervision = Literal["answers", "text"]
 """What the loss sees: assistant turns only, or every word of user and assistant."""
 
 _MARK = re.compile("\ue000(\\d+)\ue001")
+_FORBIDDEN = re.compile("[\x00\ue000\ue001\ud800-\udfff]")
 _ROLES = ("system", "user", "assistant")
 
 
@@ -68,6 +69,7 @@ class ChatEncoder:
         self._pieces = lru_cache(maxsize=1024)(self._render_shape)
         self._template_ids = lru_cache(maxsize=4096)(self._encode_template)
         self._template_size = lru_cache(maxsize=4096)(self._measure_template)
+        self._ends = lru_cache(maxsize=1024)(self._ends_of_shape)
 
     def __reduce__(self):
         return ChatEncoder, (self.tokenizer,)  # caches and the tokenizer's copy are made anew in another process
@@ -78,6 +80,7 @@ class ChatEncoder:
         """Token ids of a conversation. With `generation_prompt` it ends where the assistant is to speak."""
         check_messages(messages)
         shape, texts = _shape_and_texts(messages)
+        spelled = self._plain.encode_batch_fast([text for _, text in texts], add_special_tokens=False)
         ids: list[int] = []
         supervised: list[bool] = []
         ends_turn = False
@@ -88,8 +91,7 @@ class ChatEncoder:
                 flags = [ends_turn and position == 0 for position in range(len(new))]
                 ends_turn = False
             else:
-                role, text = texts[piece]
-                new = self._encode_text(text)
+                role, new = texts[piece][0], spelled[piece].ids
                 learnt = role == "assistant" or (supervise == "text" and role == "user")
                 flags = [learnt] * len(new)
                 ends_turn = role == "assistant"
@@ -126,17 +128,29 @@ class ChatEncoder:
         ]
 
     def _measure(self, shape: tuple, texts: list[tuple[str, int]]) -> ChatSize:
+        """Sums over each beginning: its template's tokens, and those of the texts heard by then."""
+        answered, asked, told = [0], [0], [0]
+        for role, length in texts:
+            answered.append(answered[-1] + (length if role == "assistant" else 0))
+            asked.append(asked[-1] + (length if role == "user" else 0))
+            told.append(told[-1] + length)
         rows = []
-        for messages in range(1, len(shape) + 1):
-            if messages < len(shape) and shape[messages - 1][0] != "assistant":
-                continue
-            template, ends, images = self._template_size(shape[:messages])
-            heard = texts[: sum(types.count("text") for _, types in shape[:messages])]
-            answers = sum(length for role, length in heard if role == "assistant") + ends
-            asked = sum(length for role, length in heard if role == "user")
-            tokens = template + sum(length for _, length in heard)
-            rows.append((messages, tokens, answers, answers + asked, images))
+        for messages, heard, template, ends, images in self._ends(shape):
+            answers = answered[heard] + ends
+            rows.append((messages, template + told[heard], answers, answers + asked[heard], images))
         return ChatSize(*zip(*rows, strict=True))
+
+    def _ends_of_shape(self, shape: tuple) -> list[tuple[int, int, int, int, int]]:
+        """Where a conversation may end: messages, texts heard by then, and what the template adds to them."""
+        return [
+            (
+                messages,
+                sum(types.count("text") for _, types in shape[:messages]),
+                *self._template_size(shape[:messages]),
+            )
+            for messages in range(1, len(shape) + 1)
+            if messages == len(shape) or shape[messages - 1][0] == "assistant"
+        ]
 
     def _measure_template(self, shape: tuple) -> tuple[int, int, int]:
         """Of a shape's template: its tokens, those that end an assistant's turn, and its image placeholders."""
@@ -152,9 +166,6 @@ class ChatEncoder:
             else:
                 after_answer = speakers[piece] == "assistant"
         return tokens, ends, images
-
-    def _encode_text(self, text: str) -> list[int]:
-        return self._plain.encode(text, add_special_tokens=False).ids
 
     def _encode_template(self, piece: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(piece, add_special_tokens=False)["input_ids"])
@@ -225,7 +236,7 @@ def check_messages(messages: list) -> None:
             if part["type"] == "text":
                 if not isinstance(part.get("text"), str):
                     raise ValueError(f"message {number} has a text part without text")
-                if any(0xD800 <= ord(letter) <= 0xDFFF or letter in "\x00\ue000\ue001" for letter in part["text"]):
+                if _FORBIDDEN.search(part["text"]):
                     raise ValueError(f"message {number} has a character that no text may hold (NUL or a surrogate)")
             elif role != "user":
                 raise ValueError(f"message {number} puts a picture into the {role}'s turn")

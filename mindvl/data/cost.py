@@ -1,8 +1,8 @@
 """What a sample costs to train on, predicted before a picture is opened.
 
 Four numbers describe a model: operations per token and per pair of tokens that attend to each other in the language
-model, per patch and per pair of patches in the vision tower. A document of l tokens costs `token * l + token_pair * l^2`
-and a picture of p patches `patch * p + patch_pair * p^2`; documents and pictures add up, so a pack costs the sum of its
+model, per patch and per pair of patches in the vision tower. A document of l tokens costs token * l + token_pair * l^2,
+a picture of p patches patch * p + patch_pair * p^2; documents and pictures add up, so a pack costs the sum of its
 samples. A page of 1,280 visual tokens costs a forward pass of 21 TFLOP in an 8B language model (16 GFLOP per token) and
 7 TFLOP in Qwen2.5-VL's tower of 0.63B.
 """

@@ -15,6 +15,7 @@ from mindvl.data.pack import pack_samples
 from mindvl.data.reader import ShardReader
 from mindvl.data.sample import EncodedSample, encode_sample
 from mindvl.data.table import SampleTable
+from mindvl.device import keep_freed_memory
 
 
 class PackDataset(Dataset):
@@ -88,4 +89,5 @@ class PackDataset(Dataset):
 def worker_setup(_: int) -> None:
     """Data workers decode with one thread each; the cores belong to the training step."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

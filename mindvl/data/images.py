@@ -18,12 +18,14 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mindvl.batch import ImageGrid
+from mindvl.data.patches import cut_patches
 
 MAX_DECODED_PIXELS = 100_000_000
 """Above this, a picture is refused before decoding: a 12 kB file can hold a gigapixel."""
 
 MAX_ASPECT_RATIO = 200
 
+_JPEG_HEADER_BYTES = 1 << 16
 _PNG_EXIF_MARKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
@@ -83,7 +85,7 @@ def open_image(data: bytes, *, max_decoded_pixels: int = MAX_DECODED_PIXELS) -> 
         with Image.open(io.BytesIO(data)) as image:
             _check_pixels(image, max_decoded_pixels)
             image.load()
-            return _as_rgb(ImageOps.exif_transpose(image))
+            return _as_rgb(ImageOps.exif_transpose(image) if _may_have_exif(image, data) else image)
     except (OSError, SyntaxError, Image.DecompressionBombError, EOFError, struct.error) as error:
         raise ValueError(f"the picture does not decode: {error}") from error
 
@@ -112,17 +114,33 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 def image_size(data: bytes) -> tuple[int, int]:
     """(height, width) in pixels as the picture will be seen, read from the header alone.
 
-    Pillow decodes a PNG to look for EXIF data behind its pixels; one without any of its names is spared that.
+    Reading EXIF data takes longer than all the rest; a picture that has none is spared it.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
             _check_pixels(image, MAX_DECODED_PIXELS)
             width, height = image.size
-            has_exif = image.format != "PNG" or any(mark in data for mark in _PNG_EXIF_MARKS)
-            turned = has_exif and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            turned = _may_have_exif(image, data) and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except (OSError, SyntaxError, Image.DecompressionBombError, EOFError, struct.error) as error:
         raise ValueError(f"not a picture: {error}") from error
     return (width, height) if turned else (height, width)
+
+
+def _may_have_exif(image: Image.Image, data: bytes) -> bool:
+    """Pillow finds a JPEG's EXIF data while it opens it; of a PNG it would decode all pixels to look behind them."""
+    if image.format in ("JPEG", "MPO"):
+        return "exif" in image.info or b"http://ns.adobe.com/xap" in data[:_JPEG_HEADER_BYTES]
+    return image.format != "PNG" or any(mark in data for mark in _PNG_EXIF_MARKS)
+
+
+def fit_to_grid(
+    image: Image.Image, *, patch: int = 14, merge: int = 2, min_pixels: int, max_pixels: int
+) -> Image.Image:
+    """The picture resized, once, to the size that `smart_resize` says."""
+    height, width = smart_resize(
+        image.height, image.width, factor=patch * merge, min_pixels=min_pixels, max_pixels=max_pixels
+    )
+    return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 def patchify(
@@ -132,12 +150,5 @@ def patchify(
 
     A still picture's two temporal slices would be equal, so one is kept (`mindvl.ops.patch_embed`).
     """
-    height, width = smart_resize(
-        image.height, image.width, factor=patch * merge, min_pixels=min_pixels, max_pixels=max_pixels
-    )
-    if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    rows, columns = height // patch, width // patch
-    blocks = np.asarray(image).reshape(rows // merge, merge, patch, columns // merge, merge, patch, 3)
-    patches = blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(rows * columns, 3 * patch * patch)
-    return np.ascontiguousarray(patches), ImageGrid(1, rows, columns)
+    image = fit_to_grid(image, patch=patch, merge=merge, min_pixels=min_pixels, max_pixels=max_pixels)
+    return cut_patches(image, patch=patch, merge=merge), ImageGrid(1, image.height // patch, image.width // patch)

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from mindvl.data.tar import Member, scan_members
 from mindvl.data.tokenizer import tokenizer_fingerprint
 
 _COPY_BYTES = 8 << 20
+_GROUP_SAMPLES = 64
 
 
 @dataclass
@@ -50,12 +51,18 @@ def index_shard(location: str, encoder: ChatEncoder) -> ShardIndex:
     version = version_of(location)
     with _whole(location, version.size_bytes) as data:
         members = scan_members(data, location, version.size_bytes)
-        samples = group_members(members)
-        drafts = [_draft(key, extensions, data) for key, extensions in samples.items()]
-        checksum = xxhash.xxh3_128_hexdigest(data)
+        with ThreadPoolExecutor(1) as beside:
+            # The tokenizer works outside the interpreter's lock, on one group while the next is read.
+            drafts, measured = [], []
+            samples = list(group_members(members).items())
+            for start in range(0, len(samples), _GROUP_SAMPLES):
+                fresh = [_draft(key, extensions, data) for key, extensions in samples[start : start + _GROUP_SAMPLES]]
+                drafts += fresh
+                messages = [draft.messages for draft in fresh if draft.messages is not None]
+                measured.append(beside.submit(encoder.measure, messages))
+            checksum = xxhash.xxh3_128_hexdigest(data)
     used = sum((draft.record is not None) + len(draft.pictures) for draft in drafts)
-    sizes = encoder.measure([draft.messages for draft in drafts if draft.messages is not None])
-    rows = _join(drafts, sizes)
+    rows = _join(drafts, [size for sizes in measured for size in sizes.result()])
     problems = ("", *sorted({draft.problem for draft in drafts} - {""}))
     facts = ShardFacts(
         version.size_bytes, version.mark, checksum, tokenizer_fingerprint(encoder.tokenizer), problems,

@@ -15,6 +15,8 @@ from mindvl.data.dataset import PackDataset, worker_setup
 from mindvl.data.indexing import index_shards
 from mindvl.data.mixture import Source, WeighBy
 from mindvl.data.overview import describe, differences, fingerprint_of, overview
+from mindvl.data.pack import PATCH_STEP
+from mindvl.data.patches import CHANNELS
 from mindvl.data.plan import PackBudget, PackPlan
 from mindvl.data.progress import align_batch_progress
 from mindvl.data.questions import load_questions
@@ -22,6 +24,7 @@ from mindvl.data.sampler import PackSampler
 from mindvl.data.storage import find_shards
 from mindvl.data.table import SampleTable, TooLong
 from mindvl.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from mindvl.data.transport import PackLoader, slot_bytes_of
 
 __all__ = ["PackedShards", "Source"]
 
@@ -257,7 +260,8 @@ class PackedShards(L.LightningDataModule):
 
     def _loader(self, table: SampleTable, sampler: PackSampler) -> DataLoader:
         phase = self.trainer.lightning_module
-        return DataLoader(
+        pixels = phase.pixel_budget
+        return PackLoader(
             PackDataset(
                 table,
                 self._encoder,
@@ -265,8 +269,8 @@ class PackedShards(L.LightningDataModule):
                 window_tokens=phase.window_tokens,
                 fixed_shapes=self.fixed_shapes,
             ),
-            batch_size=None,
-            sampler=sampler,
+            sampler,
+            slot_bytes=slot_bytes_of(self.budget.tokens, self.budget.patches + PATCH_STEP, CHANNELS * pixels.patch**2),
             num_workers=self.workers,
             prefetch_factor=self.prefetch if self.workers else None,
             worker_init_fn=worker_setup,

@@ -7,13 +7,13 @@ teaches nothing, patches and targets up to the next multiple of a step, so that 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from mindvl.batch import PackedBatch, SkippedSample, VisionInputs
+from mindvl.data.patches import CHANNELS, cut_patches
 from mindvl.data.sample import EncodedSample
 from mindvl.ops.vision_layout import vision_layout
 
@@ -80,16 +80,13 @@ def _pack_pictures(
     if not grids:
         return None
     layout = vision_layout(grids, merge=merge, window_tokens=window_tokens)
-    cut = [patches for sample in samples for patches in sample.patches]
-    num_patches = sum(len(patches) for patches in cut)
-    padding = -num_patches % PATCH_STEP if fixed_shapes else 0
-    patches = shared_empty((num_patches + padding, cut[0].shape[1]), torch.uint8)
-    np.concatenate(cut, out=patches[:num_patches].numpy())
-    patches[num_patches:] = 0
+    patches = _cut_pictures(samples, merge=merge, step=PATCH_STEP if fixed_shapes else 1)
+    num_patches = sum(grid.patches for grid in grids)
+    padding = len(patches) - num_patches
     merged = len(layout.window_index)
     tail = (padding,) if padding else ()  # one more attention segment, which no visual token is read from
     return VisionInputs(
-        patches=patches,
+        patches=torch.from_numpy(patches),
         grid_thw=torch.tensor([(grid.frames, grid.height, grid.width) for grid in grids]),
         position_ids=torch.from_numpy(np.pad(layout.position_ids, ((0, padding), (0, 0)))),
         window_index=torch.from_numpy(np.append(layout.window_index, np.arange(merged, merged + padding // merge**2))),
@@ -103,10 +100,15 @@ def _concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
 
 
-def shared_empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """An empty tensor; in a data worker it lies in shared memory, so that handing it over copies nothing."""
-    if torch.utils.data.get_worker_info() is None:
-        return torch.empty(shape, dtype=dtype)
-    size_bytes = math.prod(shape) * dtype.itemsize
-    storage = torch.UntypedStorage._new_shared(size_bytes, device="cpu")
-    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)
+def _cut_pictures(samples: Sequence[EncodedSample], *, merge: int, step: int) -> np.ndarray:
+    """Patches of all pictures end to end, each cut right into its place; zeros up to the next multiple of `step`."""
+    pictures = [pair for sample in samples for pair in zip(sample.pictures, sample.grids, strict=True)]
+    patch = pictures[0][0].height // pictures[0][1].height
+    num_patches = sum(grid.patches for _, grid in pictures)
+    patches = np.empty((num_patches + -num_patches % step, CHANNELS * patch**2), np.uint8)
+    start = 0
+    for picture, grid in pictures:
+        cut_patches(picture, patch=patch, merge=merge, out=patches[start : start + grid.patches])
+        start += grid.patches
+    patches[start:] = 0
+    return patches

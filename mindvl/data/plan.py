@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mindvl.data.balance import group_into_steps, spread
-from mindvl.data.mixture import Mixture
+from mindvl.data.mixture import NO_LIMIT, Mixture
 from mindvl.data.packing import best_fit
 
 
@@ -133,6 +133,11 @@ class PackPlan:
             if pack < length:
                 return epoch, pack
             pack, epoch = pack - length, epoch + 1
+
+    @property
+    def ends(self) -> bool:
+        """Whether every source has a limit, so that there is a last pack."""
+        return bool((self.mixture.limits < NO_LIMIT)[self.mixture.passes > 0].all())
 
     def _is_exhausted(self, epoch: int) -> bool:
         drawn = self.mixture.drawn_before(self.first_epoch + epoch)

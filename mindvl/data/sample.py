@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from mindvl.batch import ImageGrid
 from mindvl.data.chat import ChatEncoder, Supervision
-from mindvl.data.images import open_image, patchify
+from mindvl.data.images import fit_to_grid, open_image
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class EncodedSample:
     input_ids: np.ndarray
     targets: np.ndarray
     image_positions: np.ndarray
-    patches: list[np.ndarray]
+    pictures: list[Image.Image]
+    """RGB, at their final size; cut into patches when the pack is laid out."""
     grids: list[ImageGrid]
 
 
@@ -48,12 +50,12 @@ def encode_sample(
     *,
     supervise: Supervision,
 ) -> EncodedSample:
-    """Decode, resize once, cut into patches, tokenize and mask. Raises ValueError with the reason if it cannot."""
+    """Decode, resize once, tokenize and mask. Raises ValueError with the reason if it cannot."""
     chat = encoder.encode(messages, supervise=supervise)
     if chat.num_images != len(images):
         raise ValueError(f"the conversation has {chat.num_images} image placeholders, the sample {len(images)} images")
-    cut = [
-        patchify(
+    pictures = [
+        fit_to_grid(
             open_image(data),
             patch=budget.patch,
             merge=budget.merge,
@@ -62,7 +64,7 @@ def encode_sample(
         )
         for data in images
     ]
-    grids = [grid for _, grid in cut]
+    grids = [ImageGrid(1, picture.height // budget.patch, picture.width // budget.patch) for picture in pictures]
     ids, learnt, image_positions = widen_placeholders(
         np.asarray(chat.input_ids, np.int64),
         np.asarray(chat.supervised, bool),
@@ -71,7 +73,7 @@ def encode_sample(
     )
     targets = np.full(len(ids), -1, np.int64)
     targets[:-1][learnt[1:]] = ids[1:][learnt[1:]]
-    return EncodedSample(key, source, ids, targets, image_positions, [patches for patches, _ in cut], grids)
+    return EncodedSample(key, source, ids, targets, image_positions, pictures, grids)
 
 
 def widen_placeholders(

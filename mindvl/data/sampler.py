@@ -21,7 +21,7 @@ class PackSampler(Sampler[list[int]]):
     ):
         self.plan, self.count, self.start, self.done = plan, count, start, done
         self.rank, self.world_size = rank, world_size
-        if count:
+        if count and plan.ends:
             plan.locate(start + count * world_size - 1)
 
     def __len__(self) -> int:

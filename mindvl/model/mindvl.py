@@ -9,11 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import ModelOutput
 
 from mindvl.batch import ImageGrid, PackedBatch
 from mindvl.model.attention import register_packed_attention
 from mindvl.model.config import MindVLConfig
 from mindvl.model.joining import join, placeholder_positions
+from mindvl.model.moe import register_grouped_experts, replace_routers
 from mindvl.model.operators import replace_operators
 from mindvl.model.vision import VisionTower, vision_inputs
 from mindvl.ops.loss import summed_cross_entropy
@@ -42,9 +44,12 @@ class MindVL(PreTrainedModel, GenerationMixin):
         text_config = copy.deepcopy(config.text_config)
         self.vision = VisionTower(config.vision_config, image_mean=config.image_mean, image_std=config.image_std)
         self.language_model = AutoModelForCausalLM.from_config(
-            text_config, attn_implementation=register_packed_attention()
+            text_config,
+            attn_implementation=register_packed_attention(),
+            experts_implementation=register_grouped_experts(text_config),
         )
         replace_operators(self)
+        replace_routers(self.language_model)
         self._tied_weights_keys = {
             f"language_model.{name}": f"language_model.{source}"
             for name, source in (getattr(self.language_model, "_tied_weights_keys", None) or {}).items()
@@ -104,7 +109,7 @@ class MindVL(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         packed: PackedBatch | None = None,
         **kwargs,
-    ) -> CausalLMOutputWithPast:
+    ) -> ModelOutput:
         """With `packed`: `loss` is the summed cross-entropy of the pack. Without: logits of padded rows.
 
         `pixel_values` holds the patches of all rows' pictures in reading order, `image_grid_thw` (images, 3) their

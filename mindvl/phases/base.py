@@ -30,6 +30,7 @@ from torch import Tensor
 
 from mindvl.batch import PackedBatch
 from mindvl.device import widest_float
+from mindvl.phases.expert_balance import ExpertBalance, ExpertBalancer
 from mindvl.phases.model_spec import ModelSpec, build_model, config_of
 from mindvl.phases.schedule import Rates, parameter_groups, warmup_cosine
 from mindvl.phases.skipped import SkippedSamples
@@ -48,11 +49,19 @@ class Phase(L.LightningModule):
     `train/tokens`, `train/images`, `train/pack_fill_ratio`, `train/skipped_samples` (running total),
     `lr/<part>`. Per validation: `validation/loss`.
 
+    With `experts`, every `log_every_n_steps` and over all tokens of all ranks since then, for each layer of experts:
+    `experts/layer_03/load_max_over_mean`, `load_cv`, `dead_ratio`, `entropy_ratio` (`mindvl.ops.routing_losses`), and
+    `bias_range` (largest less smallest selection bias); the first four also of text and of picture tokens alone
+    (`experts/layer_03/picture/load_cv`) and as means over layers (`experts/load_cv`, `experts/picture/load_cv`), with
+    `experts/worst_layer/load_max_over_mean`. Auxiliary losses that are on, unweighted, as means over supervised tokens
+    and layers: `experts/sequence_loss`, `experts/global_loss`, `experts/z_loss`. `train/loss` is without them.
+
     Args:
         model: sizes and origin of the model.
         rates: learning rates by part, schedule and clipping.
         supervise: what the loss sees: answers alone, or all that user and assistant write.
         max_skipped_ratio: the run stops when a larger share of its samples could not be used.
+        experts: how the experts of a mixture are kept in use; without it, nothing is done or logged.
     """
 
     trains: tuple[Part, ...]
@@ -64,12 +73,15 @@ class Phase(L.LightningModule):
         rates: Rates | None = None,
         supervise: Literal["answers", "text"] = "text",
         max_skipped_ratio: float = 0.05,
+        experts: ExpertBalance | None = None,
     ):
         super().__init__()
         self.spec, self.rates = model, rates or Rates()
         self.supervise = supervise
         self.model: MindVL = None  # type: ignore[assignment]  # built by configure_model
         self.skipped = SkippedSamples(max_skipped_ratio)
+        self.experts = experts
+        self.balancer: ExpertBalancer | None = None  # built by configure_model
         self._step: Counter[str] = Counter()
         self._step_loss: Tensor | float = 0.0
         self._step_keys: list[str] = []
@@ -112,12 +124,13 @@ class Phase(L.LightningModule):
     # Building.
 
     def configure_model(self) -> None:
-        if self.model is not None:
-            return
-        from mindvl.model.parts import train_only
+        if self.model is None:
+            from mindvl.model.parts import train_only
 
-        self.model = build_model(self.spec, self.config)
-        train_only(self.model, self.trains)
+            self.model = build_model(self.spec, self.config)
+            train_only(self.model, self.trains)
+        if self.experts is not None and self.balancer is None:
+            self.balancer = ExpertBalancer(self.experts, self.model)
 
     def configure_optimizers(self):
         groups = parameter_groups(self.model, self.rates)
@@ -136,9 +149,14 @@ class Phase(L.LightningModule):
     # One step.
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
-        loss_sum = self.model(packed=batch).loss
+        if self.balancer is None:
+            loss_sum = self.model(packed=batch).loss
+            self._count(batch, loss_sum.detach())
+            return loss_sum
+        with self.balancer.listen():
+            loss_sum = self.model(packed=batch).loss
         self._count(batch, loss_sum.detach())
-        return loss_sum
+        return loss_sum + self.balancer.loss(batch)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turn the sum of losses into their mean over all supervised tokens of the step."""
@@ -161,6 +179,11 @@ class Phase(L.LightningModule):
             )
         self.log("train/grad_norm", norm)
         self._step, self._step_keys = Counter(), []
+        if self.balancer is not None:
+            self.balancer.end_step()
+            every = self.trainer.log_every_n_steps
+            if every and (self.trainer.global_step + 1) % every == 0:
+                self.log_dict(self.balancer.report())
 
     def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
         loss_sum = self.model(packed=batch).loss
@@ -250,7 +273,11 @@ class Phase(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["skipped"] = self.skipped.state_dict()
+        if self.balancer is not None:
+            checkpoint["experts"] = self.balancer.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         if "skipped" in checkpoint:
             self.skipped.load_state_dict(checkpoint["skipped"])
+        if self.balancer is not None and "experts" in checkpoint:
+            self.balancer.load_state_dict(checkpoint["experts"])

@@ -36,6 +36,21 @@ _HOME = {
     "segment_routing_interval": "bootstrap",
     "hit_rate_interval": "bootstrap",
     "top_k_ids": "logits",
+    "RoutingRecorder": "recorder",
+    "record_routing": "recorder",
+    "Matcher": "matchers",
+    "find_moe_layers": "matchers",
+    "matchers_table": "families",
+    "RoutingSample": "sample",
+    "TokenKind": "sample",
+    "TraceMeta": "sample",
+    "Recording": "sample",
+    "Trace": "trace",
+    "TraceWriter": "trace",
+    "write_trace": "trace",
+    "read_vllm": "trace_readers",
+    "vllm_recording": "trace_readers",
+    "read_megatron": "trace_readers",
 }
 
 __all__ = list(_HOME)

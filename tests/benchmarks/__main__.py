@@ -14,7 +14,16 @@ from pathlib import Path
 
 from tests.benchmarks.rows import merge_rows, table
 
-BENCHMARKS = ("cli_help", "step_matmul_peak", "step_vs_padded")
+BENCHMARKS = (
+    "cli_help",
+    "step_matmul_peak",
+    "step_vs_padded",
+    "plan",
+    "index",
+    "loader",
+    "routing",
+    "recorder_overhead",
+)
 RESULTS = Path(__file__).parents[2] / "bench.json"
 
 

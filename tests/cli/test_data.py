@@ -1,4 +1,8 @@
+import json
+import os
+import re
 import shutil
+from pathlib import Path
 
 from mindvl.data.tokenizer import load_tokenizer
 
@@ -8,8 +12,75 @@ def test_index_counts_samples_and_writes_an_index_beside_each_shard(corpus, mind
         shutil.copy(shard, tmp_path)
     indexed = mindvl("data", "index", tmp_path)
     assert indexed.status == 0, indexed.err
-    assert indexed.out.splitlines()[-1] == "20 samples in 1 shards, 0 cannot be used"
+    (line,) = indexed.out.splitlines()
+    assert re.fullmatch(r"20 samples with 20 images and \d+ text tokens in 1 shards, 0 cannot be used", line)
     assert [path.name for path in tmp_path.glob("*.index.npz")] == ["counting-000000.tar.index.npz"]
+
+
+def test_index_says_what_cannot_be_used_and_why(mindvl, tmp_path, write_tar, record, picture):
+    members = [("a.json", record()), ("b.json", b"{"), ("c.json", record(images=1)), ("notes.txt.bak", b"x")]
+    write_tar(tmp_path / "s.tar", members)
+    indexed = mindvl("data", "index", tmp_path)
+    lines = [line.split(None, 1) for line in indexed.out.splitlines()[1:]]
+    assert sorted(lines) == [
+        ["1", "1 image placeholders, 0 images"],
+        ["1", "Expecting property name enclosed in double quotes"],
+        ["1", "files ignored: neither text nor picture of a sample"],
+        ["1", "no .json or .txt record"],
+    ]
+
+
+def test_index_into_a_folder_leaves_the_shards_place_alone_and_verify_reads_every_byte(corpus, mindvl, tmp_path):
+    (tmp_path / "shards").mkdir()
+    shard = Path(shutil.copy(next((corpus / "train").glob("counting-*.tar")), tmp_path / "shards"))
+    indexed = mindvl("data", "index", tmp_path / "shards", "--into", tmp_path / "indexes", "--verify")
+    assert indexed.status == 0 and "checksums of 1 shards are those of their indexes" in indexed.out
+    assert [path.name for path in (tmp_path / "shards").iterdir()] == ["counting-000000.tar"]
+    stat = shard.stat()
+    data = bytearray(shard.read_bytes())
+    data[700] ^= 1
+    shard.write_bytes(data)
+    os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    refused = mindvl("data", "index", tmp_path / "shards", "--into", tmp_path / "indexes", "--verify")
+    assert refused.status == 2 and re.search(r"has checksum \w{32}, its index says \w{32}", refused.complaint)
+
+
+def test_consumed_says_what_a_run_has_seen_of_each_source(mindvl, tmp_path):
+    record = {
+        "plan": "abc", "next_pack": 1200, "description": {"sequence_length": 4096},
+        "consumed": {
+            "docs": {
+                "samples": 10, "drawn": 25, "epochs": 2.5, "times_drawn": {"2": 5, "3": 5}, "tokens": 300,
+                "supervised_tokens": 30, "images": 25, "patches": 100,
+            },
+            "text": {
+                "samples": 4, "drawn": 1, "epochs": 0.25, "times_drawn": {"0": 3, "1": 1}, "tokens": 100,
+                "supervised_tokens": 10, "images": 0, "patches": 0,
+            },
+        },
+        "left_out": [["docs", "a.tar", "no supervised token", 3]], "cut": {"docs": 2}, "closed": [],
+        "skipped": [["docs", "b.tar", "the picture does not decode", 1]],
+    }  # fmt: skip
+    (tmp_path / "consumed.json").write_text(json.dumps(record))
+    told = mindvl("data", "consumed", tmp_path)
+    assert told.status == 0, told.err
+    assert told.out.splitlines() == [
+        "plan abc: 1,200 packs of 4,096 tokens",
+        "source  samples  drawn  epochs  seen  most often  tokens  share  learnt  images",
+        "docs         10     25    2.50    10         3 x     300  75.0%      30      25",
+        "text          4      1    0.25     1         1 x     100  25.0%      10       0",
+        "left out before training:",
+        "         3  docs: no supervised token (a.tar)",
+        "left out on the way:",
+        "         1  docs: the picture does not decode (b.tar)",
+        "         2  docs: cut after an earlier answer",
+    ]
+    assert json.loads(mindvl("data", "consumed", tmp_path, "--json").out) == record
+
+
+def test_consumed_of_a_folder_that_is_no_run_is_refused(mindvl, tmp_path):
+    refused = mindvl("data", "consumed", tmp_path)
+    assert refused.status == 2 and "holds no record of a run: neither consumed.json nor" in refused.complaint
 
 
 def test_index_names_an_empty_shard(mindvl, tmp_path):

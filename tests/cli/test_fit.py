@@ -28,6 +28,18 @@ STEP_KEYS = {
     "throughput/step_s",
     "throughput/data_wait_ratio",
     "throughput/model_flops_ratio",
+    "packing/fill_ratio",
+    "packing/waste_holes_ratio",
+    "packing/waste_padding_ratio",
+    "packing/waste_unfilled_ratio",
+    "packing/documents_per_pack",
+    "packing/images_per_pack",
+    "packing/patches_fill_ratio",
+    "packing/attention_area_ratio",
+    "packing/longest_document_tokens",
+    "packing/supervised_ratio",
+    "packing/predicted_cost_max_over_mean",
+    "packing/observed_forward_max_over_mean",
 }
 
 

@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
 CONTENTS = {file: yaml.safe_load(file.read_text(encoding="utf-8")) for file in FILES}
 RECIPES = [file for file in FILES if "stages" in CONTENTS[file]]
-DATA = [file for file in FILES if "sources" in CONTENTS[file]]
+DATA = [file for file in FILES if "sources" in CONTENTS[file] and "out" not in CONTENTS[file]]
+DATA_RECIPES = [file for file in FILES if "sources" in CONTENTS[file] and "out" in CONTENTS[file]]
 FITS = [file for file in FILES if "trainer" in CONTENTS[file] and file not in RECIPES]
 STAGES = [(file, stage.name) for file in RECIPES for stage in load_recipe(file).stages if stage.phase is not None]
 
@@ -63,8 +64,8 @@ def build_on_meta(phase):
 
 
 def test_every_config_is_of_a_known_kind():
-    assert RECIPES and DATA
-    assert set(FILES) == {*RECIPES, *DATA, *FITS}
+    assert RECIPES and DATA and DATA_RECIPES
+    assert set(FILES) == {*RECIPES, *DATA, *DATA_RECIPES, *FITS}
     assert not list((ROOT / "configs").rglob("*.yml"))
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mindvl.batch import ImageGrid
 from mindvl.data.pack import PATCH_STEP, TARGET_STEP, pack_samples
@@ -14,7 +15,6 @@ from mindvl.data.sample import EncodedSample
 def test_the_toy_pack_of_the_docstring_has_the_fields_it_shows():
     v, a, b, c, d, question = 99, 1, 2, 3, 4, 5
     grid = ImageGrid(1, 2, 4)
-    patches = np.zeros((8, 588), np.uint8)
     samples = [
         EncodedSample(
             "one",
@@ -22,7 +22,7 @@ def test_the_toy_pack_of_the_docstring_has_the_fields_it_shows():
             np.array([v, v, a, question, b]),
             np.array([-1, -1, -1, b, -1]),
             np.array([0, 1]),
-            [patches],
+            [Image.new("RGB", (56, 28))],
             [grid],
         ),
         EncodedSample("two", "toy", np.array([c, question, d]), np.array([-1, d, -1]), np.zeros(0, np.int64), [], []),

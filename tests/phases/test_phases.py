@@ -1,8 +1,11 @@
 """Each phase moves exactly the weights it says, on real shards."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from mindvl.batch import SkippedSample
 from mindvl.cli.quiet import quiet_lightning
 from mindvl.data.module import PackedShards, Source
 from mindvl.model.parts import part_of
@@ -87,14 +90,13 @@ def test_a_fit_without_validation_sources_warns_of_nothing(make_spec, with_weigh
 def test_two_samples_that_cannot_be_used_in_a_hundred_do_not_stop_a_run_and_most_of_them_do(
     make_spec, with_weights, samples, pack, fit_packs
 ):
-    import dataclasses
-
     def left_out(count):
-        return dataclasses.replace(pack(*samples), skipped={"made: the picture does not decode": count})
+        bad = [SkippedSample("made", "a.tar", f"k{n}", "the picture does not decode") for n in range(count)]
+        return dataclasses.replace(pack(*samples), skipped=tuple(bad))
 
     phase = with_weights(Multitask(make_spec(), max_skipped_ratio=0.5))
     fit_packs(phase, [left_out(1)])
-    assert phase.skipped == {"made: the picture does not decode": 1}
+    assert phase.skipped.by_reason() == {"made: the picture does not decode": 1}
     with pytest.raises(
         RuntimeError, match=r"12 of 16 samples could not be used, more than max_skipped_ratio=0.5: .*dec"
     ):

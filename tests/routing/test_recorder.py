@@ -302,7 +302,7 @@ def test_ids_beyond_the_experts_are_refused(ids):
 
 @pytest.mark.skipif(not transformers.__version__.startswith("5.23."), reason="true of transformers 5.23")
 def test_nllb_in_transformers_5_23_runs_two_experts_whatever_its_router_says(ids):
-    """Why its record is the router's dispatch and not what ran: one-hot masks are taken for ids, so 0 and 1 do it all."""
+    """Why its record is the router's dispatch: one-hot masks are taken for ids, so experts 0 and 1 do everything."""
     sizes = {"vocab_size": 64, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4}
     sizes |= {"decoder_attention_heads": 4, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "num_experts": 8}
     torch.manual_seed(0)

@@ -1,12 +1,11 @@
 """Recording while a model writes: decode steps join their prompt, and what moves tokens in the cache is refused."""
 
-import inspect
-
 import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, DynamicCache
 
+from mindvl.data.patches import cut_patches
 from mindvl.routing.recorder import RoutingRecorder
 from mindvl.routing.sample import TokenKind
 from mindvl.routing.stack_listener import StackListener
@@ -98,15 +97,13 @@ def test_a_row_that_has_ended_is_recorded_as_if_it_were_alone(model, ids):
         assert np.array_equal(recorder.recording().sample(row).ids, by_itself.recording().sample(0).ids)
 
 
-def test_a_mindvl_that_answers_about_pictures_is_recorded_with_its_prompt(make_model, samples, monkeypatch):
+def test_a_mindvl_that_answers_about_pictures_is_recorded_with_its_prompt(make_model, samples):
     model = make_model(language=DEEPSEEK)
-    # Only the checks of annotations under tests mind that a MoE language model returns an output class of its own.
-    monkeypatch.setattr(type(model), "forward", inspect.unwrap(type(model).forward))
     sample = samples[0]
     inputs = {
         "input_ids": torch.from_numpy(sample.input_ids)[None],
         "attention_mask": torch.ones(1, len(sample.input_ids), dtype=torch.long),
-        "pixel_values": torch.cat([torch.from_numpy(patches) for patches in sample.patches]),
+        "pixel_values": torch.cat([torch.from_numpy(cut_patches(p, patch=14, merge=2)) for p in sample.pictures]),
         "image_grid_thw": torch.tensor([(g.frames, g.height, g.width) for g in sample.grids]),
     }
     with RoutingRecorder(model) as recorder:

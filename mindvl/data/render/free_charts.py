@@ -54,7 +54,10 @@ def draw_axes(context: Context, series: Mapping[str, int], *, value_labels: bool
         if line:
             pen.circle((x, y), max(3, size // 5), fill=colors[0])
         else:
-            pen.rectangle((x - half, y, x + half, bottom - 1), fill=colors[0 if one_color else index % len(colors)])
+            pen.rectangle(
+                (x - half, min(y, bottom - 1), x + half, bottom - 1),
+                fill=colors[0 if one_color else index % len(colors)],
+            )
         if value_labels:
             halo = max(1, size // 8)  # in the paper's colour: the line may pass here
             place, paper = (x, y - size // 3), context.paper.paper

@@ -82,8 +82,9 @@ class DuplicatePictures:
 def alike(hashes: np.ndarray, *, max_distance: int) -> Iterator[tuple[int, int]]:
     """Pairs of rows of (samples, pictures, bytes) whose every picture differs in at most `max_distance` bits.
 
-    Nothing is missed: cut into max_distance + 1 bands of bits, two hashes that close agree entirely on one band at
-    least, so only rows of one bucket are compared.
+    Rows that are equal are paired with the first of them, which alone is compared with others. Nothing else is missed:
+    cut into max_distance + 1 bands of bits, two hashes that close agree entirely on one band at least, so only rows of
+    one bucket are compared.
     """
     first_of: dict[bytes, int] = {}
     unique = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -192,9 +193,17 @@ def _open_import(source: DataSource, location: str) -> Iterator[Made]:
 
 
 def _read_shard(source: DataSource, place: int, location: str) -> Iterator[Made]:
+    from mindvl.data.chat import check_messages
     from mindvl.data.reader import read_samples
 
-    return (_placed(sample, source, place) for sample in read_samples(location))
+    for sample in read_samples(location):
+        try:
+            check_messages(sample.messages)
+        except ValueError as error:
+            reason = re.sub(r"^message \d+", "a message", str(error))  # reasons are counted, places are not
+            yield Rejected(f"{source.name}/{place}/{sample.key}", reason)
+        else:
+            yield _placed(sample, source, place)
 
 
 def _placed(sample: RawSample, source: DataSource, place: int) -> RawSample:

@@ -21,7 +21,7 @@ from mindvl.phases import InstructionTuning, ModelSpec
 from tests.benchmarks.loader_rivals.encode import MAX_PIXELS, MIN_PIXELS
 from tests.benchmarks.loader_rivals.turns import serve_packs
 
-ENDLESS_STEPS = 10**9
+MAX_STEPS = 50_000
 LANGUAGE = {"model_type": "qwen3", "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6}
 
 
@@ -40,7 +40,7 @@ def main(corpus: str, workers: int, tokens: int, patches: int, prefetch: int) ->
     assert phase.supervise == "answers", phase.supervise
     trainer = L.Trainer(
         accelerator="cpu",
-        max_steps=ENDLESS_STEPS,
+        max_steps=MAX_STEPS,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

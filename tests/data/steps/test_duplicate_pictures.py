@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -37,6 +37,7 @@ def of_picture(data, text="what?", key="k"):
 
 
 @settings(deadline=None)
+@example(44, 19, 1)  # a copy without a single bit turned over, near a third hash
 @given(st.integers(0, 10_000), st.integers(0, 20), st.integers(1, 2))
 def test_banding_finds_exactly_the_pairs_of_a_full_comparison(seed, max_distance, pictures):
     rng = np.random.default_rng(seed)
@@ -45,7 +46,10 @@ def test_banding_finds_exactly_the_pairs_of_a_full_comparison(seed, max_distance
         flips = rng.random((pictures, 64)) < rng.uniform(0, 0.25)
         hashes[6 + copy] = hashes[copy] ^ np.packbits(flips, axis=1)
     distances = np.unpackbits(hashes[:, None] ^ hashes[None], axis=3).sum(axis=3).max(axis=2)
-    expected = {(i, j) for i in range(12) for j in range(i + 1, 12) if distances[i, j] <= max_distance}
+    first = [int(np.flatnonzero(row == 0)[0]) for row in distances]  # of the rows that equal this one
+    near = {(i, j) for i in range(12) for j in range(i + 1, 12) if distances[i, j] <= max_distance}
+    distinct = {(i, j) for i, j in near if first[i] == i and first[j] == j}
+    expected = distinct | {(first[j], j) for j in range(12) if first[j] != j}
     assert set(alike(hashes, max_distance=max_distance)) == expected
 
 

@@ -89,6 +89,15 @@ def test_shards_of_different_files_may_share_keys(recipe, raw, tmp_path):
     assert [sample.messages[0]["content"][-1]["text"] for sample in made] == ["one", "two"]
 
 
+def test_a_record_of_a_shard_that_is_no_conversation_is_refused_with_a_reason(recipe, raw, tmp_path):
+    with ShardWriter(tmp_path, "one") as writer:
+        writer.write(RawSample("bad", {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant"}]}))
+        writer.write(raw(key="good"))
+    bad, good = read_all(recipe(sources={"own": {"shards": str(tmp_path)}}))
+    assert (bad.key, good.key) == ("own/0/bad", "own/0/good")
+    assert isinstance(bad, Rejected) and bad.reason.startswith("a message")
+
+
 def test_the_version_of_the_sources_changes_with_their_files(recipe, downloads):
     given = recipe(sources={"chat": {"import": {"format": "llava", "path": str(downloads / "chat.json")}}})
     before = sources_version(given)
