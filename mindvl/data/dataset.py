@@ -12,6 +12,7 @@ from mindvl.batch import PackedBatch, SkippedSample
 from mindvl.data.chat import ChatEncoder, Supervision
 from mindvl.data.indexing import reason_of
 from mindvl.data.pack import pack_samples
+from mindvl.data.patches import prepare_cutting
 from mindvl.data.reader import ShardReader
 from mindvl.data.sample import EncodedSample, encode_sample
 from mindvl.data.table import SampleTable
@@ -37,6 +38,7 @@ class PackDataset(Dataset):
         self.table, self.encoder, self.supervise = table, encoder, supervise
         self.window_tokens, self.fixed_shapes = window_tokens, fixed_shapes
         self._reader: tuple[int, ShardReader] | None = None
+        prepare_cutting(table.pixels.patch)
 
     def __getitem__(self, rows: Sequence[int]) -> PackedBatch:
         encoded: list[EncodedSample] = []
