@@ -22,6 +22,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from mindvl_callbacks.packing_statistics import PackFacts, PackingStatistics
 from mindvl_callbacks.token_throughput import TokenThroughput
 
+from mindvl.cli.config_changes import config_changes
 from mindvl.cli.loggers import default_loggers
 from mindvl.cli.progress import StepProgressBar
 from mindvl.cli.quiet import quiet_lightning, quiet_transformers
@@ -84,6 +85,9 @@ class MindVLCLI(LightningCLI):
         if config["ckpt_path"] is None and last.is_file():
             print(f"continuing from {last}", flush=True)
             config["ckpt_path"] = str(last)
+            saved = last.parents[1] / "csv" / "config.yaml"
+            for change in config_changes(saved, self._parser("fit").dump(self.config["fit"], skip_none=False)):
+                print(f"the config has changed since: {change}", file=sys.stderr, flush=True)
 
     def before_fit(self) -> None:
         quiet_transformers()

@@ -1,1 +1,1 @@
-"""Scoring of answers: pure functions on texts."""
+"""Scoring: metrics on texts, the benchmarks and the files they come in."""

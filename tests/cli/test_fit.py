@@ -1,4 +1,6 @@
 import csv
+import json
+import re
 import signal
 import subprocess
 import time
@@ -108,6 +110,38 @@ def test_a_finished_run_started_again_keeps_its_model_and_its_numbers(trained, m
     assert again.status == 0
     assert (trained.model / "model.safetensors").stat().st_mtime_ns == before
     assert trained.metrics == numbers
+
+
+def test_what_was_edited_in_the_config_since_the_stop_is_said(trained, mindvl):
+    again = mindvl(
+        "fit", "-c", trained.config, "--trainer.logger", "false", "--model.init_args.rates.warmup_steps", "7"
+    )
+    assert again.status == 0
+    assert "the config has changed since: model.init_args.rates.warmup_steps: 4 -> 7" in again.err
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_both_shapes(trained, mindvl):
+    wider = "--model.init_args.model.language.intermediate_size"
+    refused = mindvl("fit", "-c", trained.config, "--trainer.logger", "false", "--trainer.max_steps", "50", wider, "64")
+    assert refused.status == 2
+    assert re.search(
+        r"the checkpoint holds another model: \S+ has shape \(.*\), the configured one \(", refused.complaint
+    )
+
+
+def test_the_record_of_consumed_data_is_left_in_the_run_and_told_by_the_front_door(trained, mindvl):
+    told = mindvl("data", "consumed", trained.root)
+    assert told.status == 0, told.err
+    assert re.match(r"plan [0-9a-f]{16}: 40 packs of 256 tokens\nsource ", told.out)
+    record = json.loads(mindvl("data", "consumed", trained.root / "checkpoints" / "last.ckpt", "--json").out)
+    assert record == json.loads((trained.root / "consumed.json").read_text())
+    assert all(source["drawn"] > 0 for source in record["consumed"].values()) and record["skipped"] == []
+
+
+def test_a_run_whose_shards_are_gone_is_refused_before_training_by_name(trained, mindvl, tmp_path):
+    shards = ["--data.init_args.train", json.dumps({"ocr": {"shards": str(tmp_path / "gone-*.tar")}})]
+    refused = mindvl("fit", "-c", trained.config, "--trainer.default_root_dir", tmp_path / "run", *shards)
+    assert refused.status == 2 and f"no shards at {tmp_path}/gone-*.tar: 0 files match" in refused.complaint
 
 
 def test_a_run_killed_between_its_last_checkpoint_and_its_model_still_writes_the_model(trained, mindvl):
