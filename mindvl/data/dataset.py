@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from mindvl.batch import PackedBatch, SkippedSample
 from mindvl.data.chat import ChatEncoder, Supervision
 from mindvl.data.indexing import reason_of
-from mindvl.data.pack import pack_samples
-from mindvl.data.patches import prepare_cutting
+from mindvl.data.pack import PATCH_STEP, pack_samples
+from mindvl.data.patches import CHANNELS, prepare_cutting
 from mindvl.data.reader import ShardReader
 from mindvl.data.sample import EncodedSample, encode_sample
 from mindvl.data.table import SampleTable
@@ -38,15 +39,19 @@ class PackDataset(Dataset):
         self.table, self.encoder, self.supervise = table, encoder, supervise
         self.window_tokens, self.fixed_shapes = window_tokens, fixed_shapes
         self._reader: tuple[int, ShardReader] | None = None
+        self.allocate: Callable[[tuple[int, ...]], np.ndarray] = _empty
+        """Where patches are put; a data worker puts them where they need not be copied from."""
         prepare_cutting(table.pixels.patch)
 
     def __getitem__(self, rows: Sequence[int]) -> PackedBatch:
         encoded: list[EncodedSample] = []
         skipped: list[SkippedSample] = []
         hole_tokens: list[int] = []
+        patches, used = self._room(rows), 0
         for row in rows:
             try:
-                encoded.append(self.encode(row))
+                encoded.append(self.encode(row, out=patches[used:]))
+                used += len(encoded[-1].patches)
             except (ValueError, OSError) as error:
                 shard, index, position = self.table.place_of(row)
                 reason = reason_of(error)
@@ -59,13 +64,20 @@ class PackDataset(Dataset):
             merge=self.table.pixels.merge,
             window_tokens=self.window_tokens,
             fixed_shapes=self.fixed_shapes,
+            patches=patches,
             # A rank whose pack is empty runs the model all the same, on one token.
             hole_tokens=hole_tokens or ([] if encoded else [1]),
             hole_token_id=self.encoder.tokenizer.eos_token_id,
             skipped=tuple(skipped),
         )
 
-    def encode(self, row: int) -> EncodedSample:
+    def _room(self, rows: Sequence[int]) -> np.ndarray:
+        """Memory for the patches of a pack, as many as planned, with padding."""
+        planned = int(self.table.patches[list(rows)].sum())
+        padding = -planned % PATCH_STEP if self.fixed_shapes else 0
+        return self.allocate((planned + padding, CHANNELS * self.table.pixels.patch**2))
+
+    def encode(self, row: int, *, out: np.ndarray | None = None) -> EncodedSample:
         """One sample of the table. Raises ValueError with the reason when it cannot be used after all."""
         if self._reader is None or self._reader[0] != os.getpid():
             self._reader = os.getpid(), ShardReader()  # file positions must not be shared with a forked worker
@@ -82,10 +94,15 @@ class PackDataset(Dataset):
             self.encoder,
             self.table.pixels,
             supervise=self.supervise,
+            out=out,
         )
         if len(sample.input_ids) != self.table.tokens[row]:
             raise ValueError(f"not as long as planned: {len(sample.input_ids)} tokens, {self.table.tokens[row]}")
         return sample
+
+
+def _empty(shape: tuple[int, ...]) -> np.ndarray:
+    return np.empty(shape, np.uint8)
 
 
 def worker_setup(_: int) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from mindvl.batch import PackedBatch, SkippedSample, VisionInputs
-from mindvl.data.patches import CHANNELS, cut_patches
 from mindvl.data.sample import EncodedSample
 from mindvl.ops.vision_layout import vision_layout
 
@@ -29,14 +28,16 @@ def pack_samples(
     window_tokens: int,
     fixed_shapes: bool = False,
     patch_budget: int | None = None,
+    patches: np.ndarray | None = None,
     hole_tokens: Sequence[int] = (),
     hole_token_id: int = 0,
     skipped: tuple[SkippedSample, ...] = (),
 ) -> PackedBatch:
     """One pack of `samples`, in order, with explicit bounds and all vision metadata.
 
-    `hole_tokens` are lengths of documents that teach nothing, in the place of samples that could not be used. Raises
-    ValueError when all together are longer than the budget: a plan never lets that happen.
+    `patches` is memory that the samples' patches already lie in, end to end, with room for padding. `hole_tokens` are
+    lengths of documents that teach nothing, in the place of samples that could not be used. Raises ValueError when all
+    together are longer than the budget: a plan never lets that happen.
     """
     num_tokens = sum(len(sample.input_ids) for sample in samples)
     used_tokens = num_tokens + sum(hole_tokens)
@@ -57,10 +58,10 @@ def pack_samples(
         position_ids=torch.from_numpy(np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)),
         cu_seqlens=torch.from_numpy(starts.astype(np.int32)),
         doc_lengths=tuple(lengths),
-        supervised_index=torch.from_numpy(np.pad(supervised, (0, padding))),
-        targets=torch.from_numpy(np.pad(target[supervised], (0, padding), constant_values=-100)),
+        supervised_index=torch.from_numpy(_pad(supervised, padding)),
+        targets=torch.from_numpy(_pad(target[supervised], padding, -100)),
         image_index=torch.from_numpy(image_index),
-        vision=_pack_pictures(samples, merge=merge, window_tokens=window_tokens, fixed_shapes=fixed_shapes),
+        vision=_pack_pictures(samples, patches, merge=merge, window_tokens=window_tokens, fixed_shapes=fixed_shapes),
         num_tokens=num_tokens,
         num_supervised=len(supervised),
         num_patches=sum(grid.patches for grid in grids),
@@ -74,21 +75,30 @@ def pack_samples(
 
 
 def _pack_pictures(
-    samples: Sequence[EncodedSample], *, merge: int, window_tokens: int, fixed_shapes: bool
+    samples: Sequence[EncodedSample],
+    patches: np.ndarray | None,
+    *,
+    merge: int,
+    window_tokens: int,
+    fixed_shapes: bool,
 ) -> VisionInputs | None:
     grids = [grid for sample in samples for grid in sample.grids]
     if not grids:
         return None
     layout = vision_layout(grids, merge=merge, window_tokens=window_tokens)
-    patches = _cut_pictures(samples, merge=merge, step=PATCH_STEP if fixed_shapes else 1)
     num_patches = sum(grid.patches for grid in grids)
-    padding = len(patches) - num_patches
+    padding = -num_patches % PATCH_STEP if fixed_shapes else 0
+    if patches is None:
+        patches = np.empty((num_patches + padding, samples[0].patches.shape[1]), np.uint8)
+        np.concatenate([sample.patches for sample in samples], out=patches[:num_patches])
+    patches = patches[: num_patches + padding]
+    patches[num_patches:] = 0
     merged = len(layout.window_index)
     tail = (padding,) if padding else ()  # one more attention segment, which no visual token is read from
     return VisionInputs(
         patches=torch.from_numpy(patches),
         grid_thw=torch.tensor([(grid.frames, grid.height, grid.width) for grid in grids]),
-        position_ids=torch.from_numpy(np.pad(layout.position_ids, ((0, padding), (0, 0)))),
+        position_ids=torch.from_numpy(_pad(layout.position_ids, padding)),
         window_index=torch.from_numpy(np.append(layout.window_index, np.arange(merged, merged + padding // merge**2))),
         restore_index=torch.from_numpy(layout.restore_index),
         image_lengths=layout.image_lengths + tail,
@@ -100,15 +110,8 @@ def _concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
 
 
-def _cut_pictures(samples: Sequence[EncodedSample], *, merge: int, step: int) -> np.ndarray:
-    """Patches of all pictures end to end, each cut right into its place; zeros up to the next multiple of `step`."""
-    pictures = [pair for sample in samples for pair in zip(sample.pictures, sample.grids, strict=True)]
-    patch = pictures[0][0].height // pictures[0][1].height
-    num_patches = sum(grid.patches for _, grid in pictures)
-    patches = np.empty((num_patches + -num_patches % step, CHANNELS * patch**2), np.uint8)
-    start = 0
-    for picture, grid in pictures:
-        cut_patches(picture, patch=patch, merge=merge, out=patches[start : start + grid.patches])
-        start += grid.patches
-    patches[start:] = 0
-    return patches
+def _pad(array: np.ndarray, count: int, value: int = 0) -> np.ndarray:
+    """`count` rows of `value` more; np.pad takes its time also where there is nothing to add."""
+    if count == 0:
+        return array
+    return np.concatenate([array, np.full((count, *array.shape[1:]), value, array.dtype)])

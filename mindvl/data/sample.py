@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from mindvl.batch import ImageGrid
 from mindvl.data.chat import ChatEncoder, Supervision
 from mindvl.data.images import fit_to_grid, open_image
+from mindvl.data.patches import CHANNELS, cut_patches
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class EncodedSample:
     input_ids: np.ndarray
     targets: np.ndarray
     image_positions: np.ndarray
-    pictures: list[Image.Image]
-    """RGB, at their final size; cut into patches when the pack is laid out."""
+    patches: np.ndarray
+    """(patches, channels * patch * patch) bytes of all pictures, end to end."""
     grids: list[ImageGrid]
 
 
@@ -49,22 +49,16 @@ def encode_sample(
     budget: PixelBudget,
     *,
     supervise: Supervision,
+    out: np.ndarray | None = None,
 ) -> EncodedSample:
-    """Decode, resize once, tokenize and mask. Raises ValueError with the reason if it cannot."""
+    """Decode, resize once, cut into patches, tokenize and mask. Raises ValueError with the reason if it cannot.
+
+    Patches are written to the beginning of `out`, the pack's own memory, where it is given.
+    """
     chat = encoder.encode(messages, supervise=supervise)
     if chat.num_images != len(images):
         raise ValueError(f"the conversation has {chat.num_images} image placeholders, the sample {len(images)} images")
-    pictures = [
-        fit_to_grid(
-            open_image(data),
-            patch=budget.patch,
-            merge=budget.merge,
-            min_pixels=budget.min_pixels,
-            max_pixels=budget.max_pixels,
-        )
-        for data in images
-    ]
-    grids = [ImageGrid(1, picture.height // budget.patch, picture.width // budget.patch) for picture in pictures]
+    patches, grids = cut_pictures(images, budget, out)
     ids, learnt, image_positions = widen_placeholders(
         np.asarray(chat.input_ids, np.int64),
         np.asarray(chat.supervised, bool),
@@ -73,7 +67,35 @@ def encode_sample(
     )
     targets = np.full(len(ids), -1, np.int64)
     targets[:-1][learnt[1:]] = ids[1:][learnt[1:]]
-    return EncodedSample(key, source, ids, targets, image_positions, pictures, grids)
+    return EncodedSample(key, source, ids, targets, image_positions, patches, grids)
+
+
+def cut_pictures(
+    images: list[bytes], budget: PixelBudget, out: np.ndarray | None = None
+) -> tuple[np.ndarray, list[ImageGrid]]:
+    """Patches of encoded pictures end to end, and their grids; each is cut while it is still in the cache.
+
+    Raises ValueError when one does not decode, or when they do not fit into `out`.
+    """
+    cut, grids, used = [], [], 0
+    for data in images:
+        picture = fit_to_grid(
+            open_image(data),
+            patch=budget.patch,
+            merge=budget.merge,
+            min_pixels=budget.min_pixels,
+            max_pixels=budget.max_pixels,
+        )
+        grid = ImageGrid(1, picture.height // budget.patch, picture.width // budget.patch)
+        if out is not None and used + grid.patches > len(out):
+            raise ValueError(f"more patches than planned: {used + grid.patches}, the pack has room for {len(out)}")
+        place = None if out is None else out[used : used + grid.patches]
+        cut.append(cut_patches(picture, patch=budget.patch, merge=budget.merge, out=place))
+        grids.append(grid)
+        used += grid.patches
+    if out is not None:
+        return out[:used], grids
+    return np.concatenate([*cut, np.zeros((0, CHANNELS * budget.patch**2), np.uint8)]), grids
 
 
 def widen_placeholders(

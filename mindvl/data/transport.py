@@ -16,6 +16,7 @@ import mmap
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mindvl.batch import PackedBatch, VisionInputs
+from mindvl.data.dataset import PackDataset
 
 _ALIGN_BYTES = 64
 
@@ -54,6 +56,14 @@ class SlotRing:
         self._memory = np.frombuffer(mmap.mmap(-1, workers * slots * slot_bytes), np.uint8)
         self._next = 0
 
+    def allocate(self, shape: tuple[int, ...], worker: int) -> np.ndarray:
+        """Bytes at the beginning of the worker's next slot, which `write` need not copy; elsewhere if too many."""
+        size_bytes = int(np.prod(shape, dtype=np.int64))
+        start = (worker * self.slots + self._next % self.slots) * self.slot_bytes
+        if size_bytes > self.slot_bytes:
+            return np.empty(shape, np.uint8)
+        return self._memory[start : start + size_bytes].reshape(shape)
+
     def write(self, pack: PackedBatch, worker: int) -> _Note | PackedBatch:
         """Copy a pack's tensors into the worker's next slot; the pack itself when it does not fit."""
         slot = worker * self.slots + self._next % self.slots
@@ -63,15 +73,20 @@ class SlotRing:
         def put(tensor: Tensor) -> _Place:
             nonlocal used
             array = tensor.numpy()
+            offset = array.ctypes.data - self._memory.ctypes.data
+            if start <= offset < end and array.nbytes:  # it was made here
+                return _Place(offset, array.shape, array.dtype.str)
             place = _Place(used, array.shape, array.dtype.str)
             used += -(-array.nbytes // _ALIGN_BYTES) * _ALIGN_BYTES
             if used <= end:
                 self._memory[place.offset : place.offset + array.nbytes] = array.reshape(-1).view(np.uint8)
             return place
 
+        if pack.vision is not None and pack.vision.patches.numpy().ctypes.data == self._memory[start:].ctypes.data:
+            used += -(-pack.vision.patches.numpy().nbytes // _ALIGN_BYTES) * _ALIGN_BYTES
         noted = _fields(pack, put)
         if used > end:
-            return pack
+            return _out_of(self._memory, pack)
         self._next += 1
         return _Note(noted)
 
@@ -93,6 +108,14 @@ class SlotRing:
         return PackedBatch(**fields)
 
 
+def _out_of(memory: np.ndarray, pack: PackedBatch) -> PackedBatch:
+    """A pack whose patches lie in the ring, with patches of its own: it is sent by a thread, and the slot goes on."""
+    vision = pack.vision
+    if vision is None or not np.may_share_memory(vision.patches.numpy(), memory):
+        return pack
+    return dataclasses.replace(pack, vision=dataclasses.replace(vision, patches=vision.patches.clone()))
+
+
 class _RingDataset(Dataset):
     """A dataset of packs as a worker sees it: packs become notes."""
 
@@ -101,8 +124,10 @@ class _RingDataset(Dataset):
 
     def __getitem__(self, rows: Any) -> Any:
         worker = torch.utils.data.get_worker_info()
-        pack = self.packs[rows]
-        return pack if worker is None else self.ring.write(pack, worker.id)
+        assert worker is not None
+        if isinstance(self.packs, PackDataset):
+            self.packs.allocate = partial(self.ring.allocate, worker=worker.id)
+        return self.ring.write(self.packs[rows], worker.id)
 
 
 class PackLoader(DataLoader):
@@ -114,7 +139,9 @@ class PackLoader(DataLoader):
         pin_memory: hand out tensors in pinned memory, for copies to an accelerator that need not be waited for.
     """
 
-    def __init__(self, packs: Dataset, sampler: Iterable[Any], *, slot_bytes: int, pin_memory: bool = False, **settings: Any):
+    def __init__(
+        self, packs: Dataset, sampler: Iterable[Any], *, slot_bytes: int, pin_memory: bool = False, **settings: Any
+    ):
         super().__init__(packs, batch_size=None, sampler=sampler, **settings)
         self._slot_bytes, self._pin = slot_bytes, pin_memory
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
-from mindvl.data.patches import cut_patches
 from mindvl.data.sample import EncodedSample
 from mindvl.model.mindvl import MindVL
 
@@ -77,7 +76,7 @@ class PaddedLoop:
             ids[row, :length], mask[row, :length] = sample.input_ids, 1
             learnt = np.flatnonzero(sample.targets >= 0)
             labels[row, learnt + 1] = sample.targets[learnt]  # the stock loss shifts labels itself
-        patches = [cut_patches(p, patch=14, merge=2) for sample in samples for p in sample.pictures]
+        patches = [sample.patches for sample in samples]
         grids = [(grid.frames, grid.height, grid.width) for sample in samples for grid in sample.grids]
         ids = torch.from_numpy(ids)
         return PaddedBatch(

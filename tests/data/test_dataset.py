@@ -86,12 +86,13 @@ def test_supervised_tokens_of_the_table_are_those_of_the_packs(corpus, encoder):
             assert batch.num_supervised == table.supervised[rows].sum()
 
 
-def test_data_workers_hand_over_the_same_packs(corpus, encoder):
+@pytest.mark.parametrize("slot_bytes", [1 << 20, 60_000])
+def test_data_workers_hand_over_the_same_packs_also_those_too_large_for_a_slot(slot_bytes, corpus, encoder):
     table = table_of(corpus, encoder)
     dataset = PackDataset(table, encoder, supervise="answers", window_tokens=2, fixed_shapes=True)
     rows = [rows.tolist() for rows, _ in packs_of(table, encoder)]
     for here, there in zip(
-        map(dataset.__getitem__, rows), PackLoader(dataset, rows, slot_bytes=1 << 20, num_workers=2), strict=True
+        map(dataset.__getitem__, rows), PackLoader(dataset, rows, slot_bytes=slot_bytes, num_workers=2), strict=True
     ):
         assert here.keys == there.keys and torch.equal(here.input_ids, there.input_ids)
         assert (here.vision is None) == (there.vision is None)

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from mindvl.batch import ImageGrid
 from mindvl.data.pack import PATCH_STEP, TARGET_STEP, pack_samples
@@ -22,10 +21,18 @@ def test_the_toy_pack_of_the_docstring_has_the_fields_it_shows():
             np.array([v, v, a, question, b]),
             np.array([-1, -1, -1, b, -1]),
             np.array([0, 1]),
-            [Image.new("RGB", (56, 28))],
+            np.zeros((8, 588), np.uint8),
             [grid],
         ),
-        EncodedSample("two", "toy", np.array([c, question, d]), np.array([-1, d, -1]), np.zeros(0, np.int64), [], []),
+        EncodedSample(
+            "two",
+            "toy",
+            np.array([c, question, d]),
+            np.array([-1, d, -1]),
+            np.zeros(0, np.int64),
+            np.zeros((0, 588), np.uint8),
+            [],
+        ),
     ]
     batch = pack_samples(samples, token_budget=16, merge=2, window_tokens=4)
     assert batch.input_ids.tolist() == [v, v, a, question, b, c, question, d]

@@ -17,7 +17,7 @@ def test_each_placeholder_becomes_as_many_as_its_picture_has_visual_tokens(conve
     assert (
         len(sample.image_positions) == 14 and (sample.input_ids[sample.image_positions] == encoder.image_token_id).all()
     )
-    assert [picture.size for picture in sample.pictures] == [(56, 28), (84, 112)]
+    assert sample.patches.shape == (8 + 48, 588)
 
 
 def test_targets_are_the_next_tokens_of_the_answer_and_its_end(conversation, encoder):

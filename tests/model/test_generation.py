@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from mindvl.data.patches import cut_patches
-
 NEW_TOKENS = 8
 PROMPTS = [
     ("which is larger?", ((28, 56), (112, 84))),
@@ -91,7 +89,7 @@ def test_the_full_forward_of_a_prompt_equals_its_pack(model, prompts, samples, p
         packed = model.get_output_embeddings()(model.hidden_states(pack(sample)))
         padded = model(
             input_ids=torch.from_numpy(sample.input_ids)[None],
-            pixel_values=torch.cat([torch.from_numpy(cut_patches(p, patch=14, merge=2)) for p in sample.pictures]),
+            pixel_values=torch.from_numpy(sample.patches),
             image_grid_thw=torch.tensor(grids),
         ).logits[0]
     torch.testing.assert_close(packed, padded, rtol=1e-5, atol=1e-5)

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindvl.batch import ImageGrid
-from mindvl.data.patches import cut_patches
 from mindvl.model.joining import join, placeholder_positions
 
 IMAGE = 99
@@ -73,7 +72,7 @@ def test_joining_replaces_the_named_rows_and_no_other_and_passes_gradients_to_bo
 def test_the_model_refuses_pictures_that_do_not_fit_the_text(make_model, samples):
     model = make_model()
     sample = samples[2]
-    pixels = torch.cat([torch.from_numpy(cut_patches(p, patch=14, merge=2)) for p in sample.pictures[::-1]])
+    pixels = torch.cat(torch.from_numpy(sample.patches).split([grid.patches for grid in sample.grids])[::-1])
     thw = torch.tensor([(grid.frames, grid.height, grid.width) for grid in sample.grids[::-1]])
     with pytest.raises(ValueError, match=r"picture 0 of 2 has 12 visual tokens .* its text holds 2 placeholders"):
         model(input_ids=torch.from_numpy(sample.input_ids)[None], pixel_values=pixels, image_grid_thw=thw)

@@ -5,7 +5,6 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, DynamicCache
 
-from mindvl.data.patches import cut_patches
 from mindvl.routing.recorder import RoutingRecorder
 from mindvl.routing.sample import TokenKind
 from mindvl.routing.stack_listener import StackListener
@@ -103,7 +102,7 @@ def test_a_mindvl_that_answers_about_pictures_is_recorded_with_its_prompt(make_m
     inputs = {
         "input_ids": torch.from_numpy(sample.input_ids)[None],
         "attention_mask": torch.ones(1, len(sample.input_ids), dtype=torch.long),
-        "pixel_values": torch.cat([torch.from_numpy(cut_patches(p, patch=14, merge=2)) for p in sample.pictures]),
+        "pixel_values": torch.from_numpy(sample.patches),
         "image_grid_thw": torch.tensor([(g.frames, g.height, g.width) for g in sample.grids]),
     }
     with RoutingRecorder(model) as recorder:

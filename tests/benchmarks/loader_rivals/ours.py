@@ -17,6 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from mindvl.batch import PackedBatch
 from mindvl.data.module import PackedShards, Source
+from mindvl.device import keep_freed_memory
 from mindvl.phases import InstructionTuning, ModelSpec
 from tests.benchmarks.loader_rivals.encode import MAX_PIXELS, MIN_PIXELS
 from tests.benchmarks.loader_rivals.turns import serve_packs
@@ -26,6 +27,7 @@ LANGUAGE = {"model_type": "qwen3", "hidden_size": 384, "num_hidden_layers": 6, "
 
 
 def main(corpus: str, workers: int, tokens: int, patches: int, prefetch: int) -> None:
+    keep_freed_memory()  # as `mindvl fit` does
     data = PackedShards(
         {"corpus": Source(str(Path(corpus, "shards")))},
         sequence_length=tokens,
