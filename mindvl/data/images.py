@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -26,7 +27,7 @@ MAX_DECODED_PIXELS = 100_000_000
 MAX_ASPECT_RATIO = 200
 
 _JPEG_HEADER_BYTES = 1 << 16
-_PNG_EXIF_MARKS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
+_PNG_EXIF_CHUNKS = frozenset((b"eXIf", b"tEXt", b"zTXt", b"iTXt"))  # the last three hold what some programs write
 
 
 def smart_resize(
@@ -130,7 +131,15 @@ def _may_have_exif(image: Image.Image, data: bytes) -> bool:
     """Pillow finds a JPEG's EXIF data while it opens it; of a PNG it would decode all pixels to look behind them."""
     if image.format in ("JPEG", "MPO"):
         return "exif" in image.info or b"http://ns.adobe.com/xap" in data[:_JPEG_HEADER_BYTES]
-    return image.format != "PNG" or any(mark in data for mark in _PNG_EXIF_MARKS)
+    return image.format != "PNG" or not _PNG_EXIF_CHUNKS.isdisjoint(_png_chunks(data))
+
+
+def _png_chunks(data: bytes) -> Iterator[bytes]:
+    """Types of a PNG's chunks, found by their lengths."""
+    place = 8
+    while place + 8 <= len(data):
+        yield data[place + 4 : place + 8]
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
 
 
 def fit_to_grid(

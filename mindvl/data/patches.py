@@ -101,7 +101,8 @@ class _Pixels:
     """
 
     def __init__(self, image: Image.Image):
-        self._image, self._capsules = image, None
+        self._image = image
+        self._capsules: tuple[object, object] | None = None
 
     def __enter__(self) -> np.ndarray | None:
         image = self._image

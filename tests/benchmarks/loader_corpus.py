@@ -17,14 +17,14 @@ import io
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 CORPUS = Path(__file__).parents[2] / "build" / "bench" / "loader-corpus"
-RECIPE = {"version": 1, "samples": 800, "shards": 8, "seed": 0}
+RECIPE = {"version": 2, "samples": 800, "shards": 8, "seed": 0, "photo_sides_pixels": [300, 1000]}
 KINDS = {"photo": 0.5, "photos": 0.1, "document": 0.2, "text": 0.2}
-PHOTO_SIDES_PIXELS = (300, 1000)
 MEDIAN_ANSWER_WORDS, ANSWER_SIGMA, MAX_ANSWER_WORDS = 40, 0.9, 300
 DOCUMENTS = ("ocr_paragraph", "receipt", "table", "chart_line", "key_value")
 VOCABULARY = (
@@ -34,9 +34,9 @@ VOCABULARY = (
 )
 
 
-def loader_corpus(folder: Path = CORPUS) -> Path:
+def loader_corpus(folder: Path = CORPUS, **changes: Any) -> Path:
     """The folder of the corpus, made first where it is missing or was made by another recipe."""
-    recipe = RECIPE | {"photographs": len(_photographs())}
+    recipe = RECIPE | changes | {"photographs": len(_photographs())}
     done = folder / "corpus.json"
     if done.exists() and json.loads(done.read_text()) == recipe:
         return folder
@@ -53,12 +53,14 @@ def loader_corpus(folder: Path = CORPUS) -> Path:
     for shard, numbers in enumerate(np.array_split(np.arange(recipe["samples"]), recipe["shards"])):
         with (shards / f"{shard:06d}.tar").open("wb") as stream, TarWriter(stream, encoder=False, mtime=0) as writer:
             for number in numbers.tolist():
-                writer.write(_sample(str(kinds[number]), number, random))
+                writer.write(_sample(str(kinds[number]), number, random, recipe["photo_sides_pixels"]))
     done.write_text(json.dumps(recipe))
     return folder
 
 
-def _sample(kind: str, number: int, random: np.random.Generator) -> dict[str, str | bytes]:
+def _sample(
+    kind: str, number: int, random: np.random.Generator, photo_sides_pixels: list[int]
+) -> dict[str, str | bytes]:
     sample: dict[str, str | bytes] = {"__key__": f"{kind}-{number:05d}"}
     if kind == "document":
         messages, picture = _document(number, random)
@@ -67,7 +69,7 @@ def _sample(kind: str, number: int, random: np.random.Generator) -> dict[str, st
         count = {"text": 0, "photo": 1, "photos": int(random.integers(2, 4))}[kind]
         messages = _conversation(count, random)
         for index in range(count):
-            sample[f"{index}.jpg"] = _encoded(_photograph(random), "JPEG", quality=90)
+            sample[f"{index}.jpg"] = _encoded(_photograph(random, photo_sides_pixels), "JPEG", quality=90)
     return sample | {"json": json.dumps({"messages": messages}).encode()}
 
 
@@ -106,7 +108,7 @@ def _photographs() -> list[Path]:
     return photo_paths()
 
 
-def _photograph(random: np.random.Generator) -> Image.Image:
+def _photograph(random: np.random.Generator, sides_pixels: list[int]) -> Image.Image:
     """A crop of a photograph, enlarged or shrunk to a random size, with grain: a plain enlargement has no detail."""
     from mindvl.data.render.paper import photo
 
@@ -115,7 +117,7 @@ def _photograph(random: np.random.Generator) -> Image.Image:
         picture = photo(paths[int(random.integers(len(paths)))])
     else:
         picture = Image.fromarray(random.integers(0, 256, (24, 24, 3), dtype=np.uint8))
-    width, height = (int(side) for side in random.integers(*PHOTO_SIDES_PIXELS, size=2, endpoint=True))
+    width, height = (int(side) for side in random.integers(*sides_pixels, size=2, endpoint=True))
     scale = min(picture.width / width, picture.height / height) * random.uniform(0.6, 1)
     left = random.uniform(0, picture.width - width * scale)
     top = random.uniform(0, picture.height - height * scale)
