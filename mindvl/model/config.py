@@ -64,7 +64,9 @@ class MindVLConfig(PreTrainedConfig):
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
         kwargs.setdefault("tie_word_embeddings", bool(getattr(text, "tie_word_embeddings", False)))
+        experts = getattr(text, "_experts_implementation", None)
         super().__init__(**kwargs)
+        text._experts_implementation = experts  # the line above has set it to None in all parts
 
     def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:
         return self.text_config

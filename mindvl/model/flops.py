@@ -91,6 +91,9 @@ def cost_coefficients(config: MindVLConfig) -> dict[str, float]:
 
 
 def _heads_dim(text) -> int:
+    """Width of all heads; DeepSeek's queries and keys are wider than its values, so the mean of the two counts."""
+    if hasattr(text, "qk_rope_head_dim"):
+        return text.num_attention_heads * (text.qk_nope_head_dim + text.qk_rope_head_dim + text.v_head_dim) // 2
     return text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
 
 

@@ -277,7 +277,19 @@ class Phase(L.LightningModule):
             checkpoint["experts"] = self.balancer.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self._check_shapes(checkpoint.get("state_dict", {}))
         if "skipped" in checkpoint:
             self.skipped.load_state_dict(checkpoint["skipped"])
         if self.balancer is not None and "experts" in checkpoint:
             self.balancer.load_state_dict(checkpoint["experts"])
+
+    def _check_shapes(self, saved: dict[str, Tensor]) -> None:
+        """Refuse a checkpoint of another model in one sentence, before torch lists every tensor."""
+        own = self.state_dict()
+        differ = [name for name in own.keys() & saved.keys() if own[name].shape != saved[name].shape]
+        if differ:
+            name = min(differ)
+            raise ValueError(
+                f"the checkpoint holds another model: {name} has shape {tuple(saved[name].shape)}, the configured one "
+                f"{tuple(own[name].shape)}; so have {len(differ) - 1} other tensors"
+            )

@@ -80,6 +80,8 @@ def load_weights(model: MindVL, folder: Path) -> None:
     """Weights of a saved MindVL folder. Raises ValueError naming the first keys and shapes that differ."""
     from safetensors.torch import load_file
 
+    from mindvl.model.moe import stack_experts
+
     if not (folder / "config.json").is_file():
         raise ValueError(f"model.start_from: {folder} is no saved model, it has no config.json")
     files = sorted(folder.glob("*.safetensors"))
@@ -89,6 +91,7 @@ def load_weights(model: MindVL, folder: Path) -> None:
     for file in files:
         state.update(load_file(file))
     own = model.state_dict()
+    state = stack_experts(state, own)
     tied = set(model.all_tied_weights_keys)
     missing = sorted(own.keys() - state.keys() - tied)
     unexpected = sorted(state.keys() - own.keys())
