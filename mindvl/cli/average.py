@@ -1,56 +1,153 @@
-"""`mindvl average A B C -o OUT`: one saved model whose weights are the mean of several."""
+"""`mindvl average A B C -o OUT`: one saved model whose weights are the mean of several.
+
+mindvl average runs/sft-1k/model runs/sft-2k/model runs/sft-4k/model -o runs/mean
+mindvl average A B C -o OUT --weights 1 1 2
+mindvl average A B C -o OUT --greedy --score 'python score.py {model}'
+mindvl average runs/sft/step=1000.ckpt runs/sft/step=2000.ckpt -o OUT --prefix model. --files-from runs/sft/model
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from mindvl import __version__
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; nothing heavy is imported."""
-    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL", help="folders of saved models")
+    parser.add_argument(
+        "models",
+        nargs="+",
+        type=Path,
+        metavar="MODEL",
+        help="folders of saved models, Lightning's .ckpt files or sharded directories; of one run or of several",
+    )
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="folder of the average")
     parser.add_argument("--weights", type=float, nargs="+", help="one number per model (default: all equal)")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it is a saved model")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the average; needed when the models' dtypes differ (default: that of the models)",
+    )
+    parser.add_argument("--prefix", default="", help="average only keys that begin with it and take it off: 'model.'")
+    parser.add_argument(
+        "--files-from",
+        type=Path,
+        metavar="FOLDER",
+        help="where config and tokenizer come from (default: the first MODEL that is a folder)",
+    )
+    parser.add_argument(
+        "--greedy", action="store_true", help="greedy soup: add models by falling score while the score does not fall"
+    )
+    parser.add_argument(
+        "--score",
+        metavar="COMMAND",
+        help="prints a model's score as its last line; {model} stands for the folder; run without a shell",
+    )
+    parser.add_argument("--lower-is-better", action="store_true", help="the score is a loss")
 
 
 def run(args: argparse.Namespace) -> int:
-    average_models(args.models, args.out, weights=args.weights)
+    if args.greedy != (args.score is not None):
+        raise ValueError("a greedy soup needs both --greedy and --score COMMAND")
+    if args.greedy and args.weights:
+        raise ValueError("a greedy soup has equal weights; leave out --weights or --greedy")
+    if args.lower_is_better and not args.greedy:
+        raise ValueError("--lower-is-better says how --greedy reads --score")
+    options = {
+        "overwrite": args.overwrite,
+        "dtype": args.dtype,
+        "prefix": args.prefix,
+        "files_from": args.files_from,
+    }
+    if args.greedy:
+        record = _greedy(args, options)
+        kept = len(record["sources"])
+        print(f"the greedy soup of {kept} of {len(args.models)} models, score {record['score']:g}, is in {args.out}")
+        return 0
+    average_models(args.models, args.out, weights=args.weights, **options)
     print(f"the mean of {len(args.models)} models is in {args.out}")
     return 0
 
 
-def average_models(models: Sequence[Path], out: Path, *, weights: Sequence[float] | None = None) -> None:
-    """Average saved models' weights into a folder of the same form, with `averaging.json` saying what went in.
+def average_models(
+    models: Sequence[Path],
+    out: Path,
+    *,
+    weights: Sequence[float] | None = None,
+    overwrite: bool = True,
+    dtype: str | None = None,
+    prefix: str = "",
+    files_from: Path | None = None,
+) -> dict[str, Any]:
+    """Average saved models' weights into a folder of the same form; returns `averaging.json`, what went in.
 
-    Config and tokenizer are the first model's. The folder appears whole or not at all.
+    Config and tokenizer are the first model's. The folder appears whole or not at all. An earlier average is
+    replaced, as a stage of a recipe that was interrupted wants it; the verb asks for --overwrite first.
     """
-    from mindvl_callbacks.checkpoint_averaging import average_state_dicts
-    from safetensors.torch import load_file, save_file
+    from mindvl_callbacks import average_checkpoints
 
-    if out.exists() and not (out / "config.json").is_file():
-        raise ValueError(f"{out} exists and is no saved model; it would be lost, choose another folder")
-    files = {}
-    for model in models:
-        found = sorted(model.glob("*.safetensors"))
-        if not found:
-            raise ValueError(f"{model} is no saved model: it has no safetensors file")
-        files[str(model)] = found
+    return average_checkpoints(
+        models,
+        out,
+        weights=weights,
+        overwrite=overwrite,
+        dtype=_dtype(dtype),
+        prefix=prefix,
+        files_from=files_from,
+        notes=_notes(models),
+    )
 
-    def load(name: str) -> dict:
-        return {key: tensor for file in files[name] for key, tensor in load_file(file).items()}
 
-    state = average_state_dicts([str(model) for model in models], load, weights=weights)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    ignored = shutil.ignore_patterns("*.safetensors", "*.safetensors.index.json", "averaging.json")
-    shutil.copytree(models[0], temporary, ignore=ignored)
-    save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
-    record = {"models": [str(model) for model in models], "weights": list(weights) if weights else "equal"}
-    (temporary / "averaging.json").write_text(json.dumps(record, indent=1) + "\n")
-    if out.exists():
-        shutil.rmtree(out)
-    temporary.rename(out)
+def _greedy(args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
+    from mindvl_callbacks import command_score, greedy_soup
+
+    options["dtype"] = _dtype(args.dtype)
+    return greedy_soup(
+        args.models,
+        args.out,
+        score=command_score(args.score),
+        lower_is_better=args.lower_is_better,
+        notes=_notes(args.models),
+        **options,
+    )
+
+
+def _dtype(name: str | None) -> Any:
+    import torch
+
+    return None if name is None else getattr(torch, name)
+
+
+def _notes(models: Sequence[Path]) -> dict[str, Any]:
+    """The record's entries that only MindVL knows: its version, and the length and steps of the runs' configs."""
+    runs = {str(model): facts for model in models if (facts := _run_facts(model))}
+    return {"mindvl": __version__, **({"runs": runs} if runs else {})}
+
+
+def _run_facts(model: Path) -> dict[str, Any]:
+    """Sequence length and steps of the run whose folder holds the model, from the config that lies beside it."""
+    import yaml
+
+    for name in ("fit.yaml", "csv/config.yaml", "config.yaml"):
+        file = model.parent / name
+        if not file.is_file():
+            continue
+        try:
+            config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except yaml.YAMLError:
+            continue
+        if not isinstance(config, dict):
+            continue
+        data, trainer = config.get("data"), config.get("trainer")
+        init = data.get("init_args") if isinstance(data, dict) else None
+        facts = {
+            "sequence_length": init.get("sequence_length") if isinstance(init, dict) else None,
+            "max_steps": trainer.get("max_steps") if isinstance(trainer, dict) else None,
+        }
+        return {key: value for key, value in facts.items() if value is not None}
+    return {}

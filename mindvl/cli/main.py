@@ -20,8 +20,10 @@ LIGHTNING_VERBS = {
 }
 VERBS = {
     "recipe": ("mindvl.recipe.command", "run a chain of phases from one file; finished stages are not run again"),
-    "data": ("mindvl.cli.data", "make data: render pictures, index shards, make a tokenizer"),
+    "data": ("mindvl.cli.data", "data around training: render, import, run recipes, index, see what was consumed"),
     "average": ("mindvl.cli.average", "mean of the weights of several saved models"),
+    "resolution": ("mindvl.cli.resolution", "pick a pixel budget for each benchmark, and say what it gains"),
+    "routing": ("mindvl.cli.routing", "how a mixture of experts routes: record, report, compare, ablate"),
     "chat": ("mindvl.cli.chat", "ask a trained model about a picture of your own"),
 }
 """Verb -> module with `add_arguments(parser)` and `run(args) -> int`, and what it is for."""
@@ -62,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _overview() -> str:
     lines = ["usage: mindvl VERB ...   (mindvl VERB --help says more)", "", "train and evaluate, with LightningCLI:"]
-    lines += [f"  {verb:<10}{purpose}" for verb, purpose in LIGHTNING_VERBS.items()]
+    lines += [f"  {verb:<12}{purpose}" for verb, purpose in LIGHTNING_VERBS.items()]
     lines += ["", "around it:"]
-    lines += [f"  {verb:<10}{purpose}" for verb, (_, purpose) in VERBS.items()]
+    lines += [f"  {verb:<12}{purpose}" for verb, (_, purpose) in VERBS.items()]
     lines += ["", "Errors are one line; MINDVL_TRACEBACK=1 shows where they come from."]
     return "\n".join(lines)
 

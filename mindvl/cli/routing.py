@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ablated.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="folder; finished runs are kept")
     ablated.add_argument("--steps", type=int, metavar="N", help="optimizer steps instead of the configs'")
     ablated.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each config (1)")
+    ablated.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: one for each core)")
     ablated.set_defaults(run_verb=_ablate)
 
 
@@ -127,13 +128,23 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _ablate(args: argparse.Namespace) -> int:
-    from mindvl.cli.quiet import quiet_lightning, quiet_transformers
     from mindvl.routing.ablation import ablate
+    from mindvl.routing.cores import num_cores
+
+    _quiet()
+    jobs = num_cores() if args.jobs is None else args.jobs
+    print(ablate(args.configs, args.out, steps=args.steps, seeds=args.seeds, jobs=jobs, on_start=_quiet, say=_say))
+    return 0
+
+
+def _quiet() -> None:
+    import logging
+
+    from mindvl.cli.quiet import quiet_lightning, quiet_transformers
 
     quiet_lightning()
     quiet_transformers()
-    print(ablate(args.configs, args.out, steps=args.steps, seeds=args.seeds, say=_say))
-    return 0
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # "max_steps reached", often
 
 
 def _measure(args: argparse.Namespace) -> tuple[list[Measured], list[Path]]:
@@ -153,6 +164,9 @@ def _measure(args: argparse.Namespace) -> tuple[list[Measured], list[Path]]:
         )
         opened.append((name, path, trace))
     names = _names(opened)
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two traces are called {name!r}; name them: NAME=TRACE")
     measured = [
         measure(trace, name=name, segment_lengths=args.segment_lengths, domain=args.only_domain, say=_say)
         for name, (_, _, trace) in zip(names, opened, strict=True)
@@ -170,10 +184,15 @@ def _split(given: str) -> tuple[str | None, Path]:
 
 def _names(opened: Sequence[tuple[str | None, Path, Routings]]) -> list[str]:
     """Given names; otherwise the models', or the folders' where two traces are of one model."""
-    models = [trace.meta.model for _, _, trace in opened]
+    models = [_short(trace.meta.model) for _, _, trace in opened]
     if len(set(models)) == len(models):
         return [name or model for (name, _, _), model in zip(opened, models, strict=True)]
     return [name or path.name for name, path, _ in opened]
+
+
+def _short(model: str) -> str:
+    """A hub id as it is; of a folder the last two names."""
+    return "/".join(Path(model).parts[-2:])
 
 
 def _recorded(folder: Path) -> dict[str, Any]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mindvl_callbacks.resolution_search import search_resolution
+from mindvl_callbacks import BudgetScore, SearchSample, search_resolution
 
+from mindvl.cli.resolution_questions import question_sample
+from mindvl.cli.resolution_scorer import load_scorer
 from mindvl.data.questions import Question, load_questions
 from mindvl.phases.answering import load_answerer
 from mindvl.phases.evaluation import Judged, evaluate, scores_by_source
@@ -37,9 +39,9 @@ class Scorer:
             asked.extend(question for question in found if question.images)
         return asked
 
-    def judge(self, stage: str, questions: Sequence[Question], *, budget: Sequence[int] | None = None) -> list[Judged]:
-        """Judged answers of a stage's model, at a pixel budget or at its own."""
-        low, high = budget or self.recipe.report.budgets[0]
+    def judge(self, stage: str, questions: Sequence[Question]) -> list[Judged]:
+        """Judged answers of a stage's model at the default pixel budget."""
+        low, high = self.recipe.report.budgets[0]
         answerer = load_answerer(self.out / stage / "model", min_pixels=low, max_pixels=high)
         return evaluate(answerer, questions, max_new_tokens=self.recipe.report.max_new_tokens)
 
@@ -86,20 +88,42 @@ def finish(recipe: Recipe, *, data_s: float) -> Path:
 
 
 def _search(recipe: Recipe, scorer: Scorer, test: Sequence[Question]) -> dict[str, Any]:
+    """One pick for the mean over all sources, made on validation questions and reported on test questions."""
     report = recipe.report
-    selection = scorer.questions("validation", report.selection_questions)
 
-    def scored(questions: Sequence[Question]):
-        def at(low: int, high: int) -> tuple[float, float]:
-            judged = scorer.judge(report.final, questions, budget=(low, high))
-            return scores_by_source(judged)["mean"], sum(item.visual_tokens for item in judged) / len(judged)
+    def samples(split: str, questions: Sequence[Question]) -> list[SearchSample]:
+        made = [
+            question_sample(question, benchmark="mean", max_new_tokens=report.max_new_tokens, stratum=question.source)
+            for question in questions
+        ]
+        return [replace(sample, key=f"{split} {number} {sample.key}") for number, sample in enumerate(made)]
 
-        return at
+    model = load_scorer(scorer.out / report.final / "model", batch_size=96)
+    found = search_resolution(
+        samples("validation", scorer.questions("validation", report.selection_questions)),
+        samples("test", test),
+        budgets=[(low, high) for low, high in report.budgets],
+        score=model,
+        grid_of=model.grid_of,
+        batch_size=96,
+    )["mean"]
+    return {
+        "selection_split": "validation",
+        "grid": [_point(point) for point in found.grid],
+        "default": _point(found.default),
+        "chosen": _point(found.chosen),
+    }
 
-    found = search_resolution([(low, high) for low, high in report.budgets], scored(selection), scored(test))
-    tested = asdict(found)
-    grid = [{key: value for key, value in point.items() if value is not None} for point in tested["grid"]]
-    return {"selection_split": "validation", **tested, "grid": grid}
+
+def _point(point: BudgetScore) -> dict[str, Any]:
+    tested = {} if point.report is None else {"test_score": point.report.score}
+    return {
+        "min_pixels": point.min_pixels,
+        "max_pixels": point.max_pixels,
+        "selection_score": point.selection.score,
+        "mean_visual_tokens": point.mean_visual_tokens,
+        **tested,
+    }
 
 
 def _metric_names(judged: Sequence[Judged]) -> dict[str, str]:

@@ -104,14 +104,14 @@ def knee(hit_rate: np.ndarray, k: int) -> int | None:
     """The cache size, in experts per layer, where more room begins to pay less; None when it pays alike throughout.
 
     It is the size whose hit rate lies farthest above the straight line from C = k to C = E. Random routing has the
-    line itself, so a distance below 0.05 counts as no knee.
+    line itself, so a distance below 0.1 counts as no knee.
     """
     curve = np.asarray(hit_rate, np.float64)[k - 1 :]
     if len(curve) < 3:
         return None
     above = curve - np.linspace(curve[0], curve[-1], len(curve))
     best = int(above.argmax())
-    return k + best if above[best] >= 0.05 else None
+    return k + best if above[best] >= 0.1 else None
 
 
 def advise(rows: Sequence[CacheRow], *, machine: Machine, k: int) -> Advice:

@@ -3,35 +3,38 @@
     draw_srp([measured]).savefig("srp.png", dpi=150)
     svg(draw_caches(measured))              # bytes, for a page
 
-Lines differ in colour (a palette that colour-blind readers tell apart), in dashes and in markers, so that they survive
-a black-and-white printer; heat maps grow evenly in lightness. Published values are grey. matplotlib is imported where
-it draws: it costs a command line half a second.
+Published values are grey. What all pictures have in common is in `mindvl.routing.drawing`.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mindvl.routing.balance import domain_correlation
 from mindvl.routing.deployment import GIGABYTE, CacheRow
+from mindvl.routing.drawing import (
+    COLORS,
+    FAINT,
+    GREY,
+    HEAT,
+    INK,
+    MARKERS,
+    legend,
+    new_figure,
+    scaled,
+    style_of,
+    tidy,
+)
 from mindvl.routing.measure import HEADLINE_LENGTH, Measured
 from mindvl.routing.published import PUBLISHED, SOURCE, SRP_OVER_LENGTH
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)), (0, (1, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-INK, GREY, FAINT = "#343a40", "#868e96", "#dee2e6"
-WIDTH_INCHES = 9.0
-HEAT = "cividis"
-CURVE_NAMES = {
+CURVE_NAMES: dict[str, tuple[str, str, Any]] = {
     "belady": ("best possible (Belady)", "#000000", "-"),
     "sch": (f"sees {HEADLINE_LENGTH} tokens ahead (SCH)", "#009E73", "-."),
     "lru": ("least recently used (LRU)", "#0072B2", "-"),
@@ -43,7 +46,7 @@ CURVE_NAMES = {
 
 def draw_srp(traces: Sequence[Measured]) -> Figure:
     """SRP of all layers over the length of a segment, each with its floor, and three published models in grey."""
-    figure = _figure(3.9)
+    figure = new_figure(3.9)
     axes = figure.subplots()
     for number, (key, points) in enumerate(SRP_OVER_LENGTH.items()):
         label = f"published ({SOURCE})" if number == 0 else None
@@ -57,25 +60,25 @@ def draw_srp(traces: Sequence[Measured]) -> Figure:
             [100 * float(getattr(trace.srp[length], name)) for length in lengths]
             for name in ("estimate", "low", "high")
         )
-        style = _style(number)
+        style = style_of(number)
         axes.fill_between(lengths, low, high, color=style["color"], alpha=0.2, linewidth=0)
         axes.plot(lengths, values, label=trace.name, markersize=4.5, linewidth=1.8, **style)
         axes.axhline(100 * trace.floor, color=style["color"], linewidth=0.8, linestyle=":")
     words = "dotted: choosing every expert always"
-    where = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+    where: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
     axes.annotate(words, (0.01, 100 * min(trace.floor for trace in traces)), (0, 3), color=GREY, fontsize=7, **where)
     axes.set_xscale("log", base=2)
     ticks = sorted({length for trace in traces for length in trace.segment_lengths} | {4, 16, 64, 256})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set(xlabel="segment length, tokens", ylabel="SRP of all layers, %", ylim=(0, 100))
-    _legend(axes)
+    legend(axes)
     return figure
 
 
 def draw_caches(trace: Measured, *, expert_bytes: float | None = None) -> Figure:
     """Hit rate of each policy over slots per layer, with sizes in GB on top when an expert's size is known."""
-    figure = _figure(4.1)
+    figure = new_figure(4.1)
     axes = figure.subplots()
     k, num_experts = trace.meta.k, trace.meta.num_experts
     slots = np.arange(k, num_experts + 1)
@@ -104,21 +107,21 @@ def draw_caches(trace: Measured, *, expert_bytes: float | None = None) -> Figure
     layers = len(trace.meta.layers)
     if expert_bytes is not None:
         scale = layers * expert_bytes / GIGABYTE
-        top = axes.secondary_xaxis("top", functions=(lambda x: x * scale, lambda x: x / scale))
+        top = axes.secondary_xaxis("top", functions=scaled(scale))
         top.set_xlabel(f"size of all {layers} layers' caches, GB", color=INK, fontsize=9)
     else:
-        top = axes.secondary_xaxis("top", functions=(lambda x: 100 * x / num_experts, lambda x: x * num_experts / 100))
+        top = axes.secondary_xaxis("top", functions=scaled(100 / num_experts))
         top.set_xlabel("size, % of all routed experts", color=INK, fontsize=9)
     top.tick_params(colors=INK, labelsize=8, length=3)
     top.spines["top"].set_visible(False)
-    _legend(axes)
+    legend(axes)
     return figure
 
 
 def draw_layers(trace: Measured) -> Figure:
     """Heat map of every expert's SRP, a row per layer, beside the layers' SRP and LRU hit rates."""
     layers = len(trace.meta.layers)
-    figure = _figure(max(2.6, min(8.0, 0.17 * layers + 1.5)))
+    figure = new_figure(max(2.6, min(8.0, 0.17 * layers + 1.5)))
     heat, line = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1.4))
     ranked = -np.sort(-np.nan_to_num(trace.srp_experts, nan=-1.0), axis=1)
     shown = heat.imshow(
@@ -141,8 +144,8 @@ def draw_layers(trace: Measured) -> Figure:
     step = max(1, round(layers / 16))
     line.set_yticks(places[::step], [str(layer) for layer in places[::step]])
     line.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    _tidy(line)
-    _tidy(heat, grid=False)
+    tidy(line)
+    tidy(heat, grid=False)
     return figure
 
 
@@ -150,7 +153,7 @@ def draw_domains(trace: Measured) -> Figure:
     """SRP and hit rate of each domain, and how alike the domains use the experts."""
     rows = trace.domains[::-1]
     names = [row.name for row in rows]
-    figure = _figure(max(2.4, 0.3 * len(rows) + 1.5))
+    figure = new_figure(max(2.4, 0.3 * len(rows) + 1.5))
     dots, heat = figure.subplots(1, 2, width_ratios=(1.5, 1))
     places = np.arange(len(rows))
     dots.axvline(100 * float(trace.srp[HEADLINE_LENGTH].estimate), color=COLORS[0], linewidth=1, linestyle=":")
@@ -175,20 +178,20 @@ def draw_domains(trace: Measured) -> Figure:
     bar = figure.colorbar(shown, ax=heat, pad=0.02, fraction=0.05)
     bar.ax.tick_params(colors=INK, labelsize=8, length=3)
     bar.outline.set_visible(False)
-    _tidy(dots)
-    _tidy(heat, grid=False)
+    tidy(dots)
+    tidy(heat, grid=False)
     return figure
 
 
 def draw_kinds(trace: Measured) -> Figure:
     """SRP of pictures, text and generated tokens over the segment length, and how alike they use the experts."""
-    figure = _figure(3.3)
+    figure = new_figure(3.3)
     lines, dots = figure.subplots(1, 2, width_ratios=(1.6, 1))
     first = trace.kinds[0]
     for number, row in enumerate(trace.kinds):
         lengths = [length for length in trace.segment_lengths if np.isfinite(row.srp[length])]
         label = f"{row.name}, {row.num_tokens:,} tokens"
-        lines.plot(lengths, [100 * row.srp[n] for n in lengths], label=label, markersize=4.5, **_style(number))
+        lines.plot(lengths, [100 * row.srp[n] for n in lengths], label=label, markersize=4.5, **style_of(number))
         if number:
             style = {"color": COLORS[number], "marker": MARKERS[number]}
             x, y = 100 * first.activation.ravel(), 100 * row.activation.ravel()
@@ -204,17 +207,17 @@ def draw_kinds(trace: Measured) -> Figure:
         xlabel=f"{first.name} tokens that use an expert, %", ylabel="of the others, %", xlim=(0, top), ylim=(0, top)
     )
     dots.legend(frameon=False, fontsize=8, loc="upper left", markerscale=2.5)
-    _tidy(lines)
-    _tidy(dots)
+    tidy(lines)
+    tidy(dots)
     return figure
 
 
 def draw_published(traces: Sequence[Measured]) -> Figure:
     """The SRP of the paper's models in grey, in their order, and these traces among them."""
-    rows = [(row.key, row.srp_percent, None) for row in PUBLISHED]
+    rows: list[tuple[str, float, int | None]] = [(row.key, row.srp_percent, None) for row in PUBLISHED]
     rows += [(t.name, 100 * float(t.srp[HEADLINE_LENGTH].estimate), n) for n, t in enumerate(traces)]
     rows.sort(key=lambda row: row[1])
-    figure = _figure(0.19 * len(rows) + 0.9)
+    figure = new_figure(0.19 * len(rows) + 0.9)
     axes = figure.subplots()
     for place, (_, value, number) in enumerate(rows):
         color = GREY if number is None else COLORS[number % len(COLORS)]
@@ -229,18 +232,18 @@ def draw_published(traces: Sequence[Measured]) -> Figure:
         xlim=(0, 100),
         ylim=(-0.7, len(rows) - 0.3),
     )
-    _tidy(axes, colors=False)
+    tidy(axes, colors=False)
     return figure
 
 
 def draw_compared_caches(traces: Sequence[Measured]) -> Figure:
     """LRU hit rates over the share of experts that are kept, with intervals, and the best possible in thin lines."""
-    figure = _figure(3.9)
+    figure = new_figure(3.9)
     axes = figure.subplots()
     for number, trace in enumerate(traces):
         k, num_experts = trace.meta.k, trace.meta.num_experts
         share = 100 * np.arange(k, num_experts + 1) / num_experts
-        style = {name: value for name, value in _style(number).items() if name != "marker"}
+        style = {name: value for name, value in style_of(number).items() if name != "marker"}
         axes.fill_between(
             share,
             100 * trace.lru.low[k - 1 :],
@@ -254,27 +257,27 @@ def draw_compared_caches(traces: Sequence[Measured]) -> Figure:
         axes.plot(share, best, linewidth=0.8, alpha=0.8, **style)
     axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle=":", label="random routing")
     axes.set(xlabel="cache size, % of all routed experts", ylabel="requests that hit, %", xlim=(0, 100), ylim=(0, 101))
-    _legend(axes, title="thin: best possible")
+    legend(axes, title="thin: best possible")
     return figure
 
 
 def draw_compared_layers(traces: Sequence[Measured]) -> Figure:
     """SRP of each layer over its relative depth, so that models of unequal depth lie over each other."""
-    figure = _figure(3.3)
+    figure = new_figure(3.3)
     axes = figure.subplots()
     for number, trace in enumerate(traces):
         values = 100 * trace.srp_layers[trace.segment_lengths.index(HEADLINE_LENGTH)]
         depth = 100 * (np.arange(len(values)) + 0.5) / len(values)
-        axes.plot(depth, values, label=trace.name, markersize=4, linewidth=1.5, **_style(number))
+        axes.plot(depth, values, label=trace.name, markersize=4, linewidth=1.5, **style_of(number))
     axes.set(xlabel="depth among the MoE layers, %", ylabel=f"SRP at {HEADLINE_LENGTH} tokens, %", xlim=(0, 100))
     axes.set_ylim(bottom=0)
-    _legend(axes)
+    legend(axes)
     return figure
 
 
 def draw_deployment(rows: Sequence[CacheRow], advised: int) -> Figure:
     """Bound on tokens per second over the size of the cache; the advised size is marked."""
-    figure = _figure(3.3)
+    figure = new_figure(3.3)
     axes = figure.subplots()
     finite = [row for row in rows if np.isfinite(row.link_tokens_per_s)]
     sizes = [row.cache_bytes / GIGABYTE for row in finite]
@@ -291,42 +294,5 @@ def draw_deployment(rows: Sequence[CacheRow], advised: int) -> Figure:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
     axes.set(xlabel="experts kept, GB over all layers", ylabel="tokens per second, at most")
-    _legend(axes)
+    legend(axes)
     return figure
-
-
-def svg(figure: Figure) -> bytes:
-    """The figure as SVG, the same bytes for the same numbers."""
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.hashsalt": "routing"}), io.BytesIO() as stream:
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-        return stream.getvalue()
-
-
-def _figure(height_inches: float) -> Figure:
-    from matplotlib.figure import Figure  # the object API draws without a display and without global state
-
-    return Figure(figsize=(WIDTH_INCHES, height_inches), dpi=150, layout="constrained", facecolor="white")
-
-
-def _style(number: int) -> dict:
-    place = number % len(COLORS)
-    return {"color": COLORS[place], "linestyle": DASHES[place], "marker": MARKERS[place]}
-
-
-def _legend(axes: Axes, *, title: str | None = None) -> None:
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, title=title, title_fontsize=8)
-    _tidy(axes)
-
-
-def _tidy(axes: Axes, *, grid: bool = True, colors: bool = True) -> None:
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    axes.tick_params(labelsize=8, length=3, **({"colors": INK} if colors else {}))
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set_color(INK)
-        label.set_fontsize(9)
-    if grid:
-        axes.grid(color="#eef0f2", linewidth=0.7)

@@ -140,13 +140,14 @@ def measure(
     lru = per_sample_hits(ids, policy="lru", **rule)
     assert lru.sample_hits is not None and lru.sample_requests is not None
     rates = {"lru": lru.hits.sum(0) / lru.requests.sum()}
-    for curve, settings in {
+    others: dict[str, dict] = {
         "lfu": {"policy": "lfu_atomic"},
         "pinned": {"policy": "pinned"},
         "sch": {"policy": "sch", "lookahead": HEADLINE_LENGTH},
         "belady": {"policy": "belady_atomic"},
         "lru_counted": {"policy": "lru", "cold_misses": "counted"},
-    }.items():
+    }
+    for curve, settings in others.items():
         found = cache_hits(ids, **settings, **rule)
         rates[curve] = found.hits.sum(0) / found.requests.sum()
     rates["pinned_held_out"] = _pinned_held_out(ids, **rule)
@@ -154,12 +155,10 @@ def measure(
     say(f"{name}: one cache for all layers")
     some = [ids[int(number)] for number in np.unique(np.linspace(0, len(ids) - 1, POOLED_SAMPLES).astype(int))]
     size = min(2 * k * layers, meta.num_experts * layers)
+    published_sch: dict = {"policy": "sch", "variant": "reference", "lookahead": HEADLINE_LENGTH}
     pooled_lru, pooled_sch = (
         _at(cache_hits(some, pooled=True, per_sample=True, **settings, **rule), size)
-        for settings in (
-            {"policy": "lru"},
-            {"policy": "sch", "variant": "reference", "lookahead": HEADLINE_LENGTH},
-        )
+        for settings in ({"policy": "lru"}, published_sch)
     )
 
     say(f"{name}: reuse, domains and kinds of tokens")
@@ -180,7 +179,9 @@ def measure(
         load_balance_percent=load_balance(experts.activation),
         hit_rate=rates,
         lru=hit_rate_interval(
-            HitCurve(lru.hits.sum(0), lru.requests.sum(), lru.sample_hits.sum(1), lru.sample_requests.sum(1))
+            HitCurve(
+                lru.hits.sum(0), np.asarray(lru.requests.sum()), lru.sample_hits.sum(1), lru.sample_requests.sum(1)
+            )
         ),
         lru_layers=lru.hit_rate,
         pooled_lru=pooled_lru,

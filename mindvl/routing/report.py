@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mindvl.routing import figures
 from mindvl.routing.deployment import GIGABYTE, Advice, CacheRow, Machine, advise, cache_rows, rows_to_show
+from mindvl.routing.drawing import svg
 from mindvl.routing.headline import ROWS, interval_text, number, percent, shape_text
 from mindvl.routing.measure import HEADLINE_LENGTH, Measured
 from mindvl.routing.published import PUBLISHED, SOURCE
@@ -181,7 +182,7 @@ def gigabytes(size_bytes: float) -> str:
 
 
 def _uri(figure: Any) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(figures.svg(figure)).decode()}"
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg(figure)).decode()}"
 
 
 def _template() -> Template:

@@ -18,7 +18,9 @@ except SystemExit as end:
 print("imported:", *(name for name in {HEAVY} if name in sys.modules))
 sys.exit(status)
 """
-LIGHT = [[], *([verb] for verb in VERBS), ["data", "render"], ["data", "index"], ["data", "tokenizer"]]
+DATA = ("render", "import", "run", "steps", "index", "consumed", "tokenizer")
+ROUTING = ("record", "report", "compare", "ablate")
+LIGHT = [[], *([verb] for verb in VERBS), *(["data", verb] for verb in DATA), *(["routing", verb] for verb in ROUTING)]
 
 
 @pytest.mark.parametrize("verb", LIGHT, ids=lambda verb: " ".join(["mindvl", *verb]))

@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
-DATA_FILES = {"mindvl/py.typed", "mindvl_callbacks/py.typed", "mindvl/recipe/report.html.j2"}
+DATA_FILES = {
+    "mindvl/py.typed",
+    "mindvl_callbacks/py.typed",
+    "mindvl/recipe/report.html.j2",
+    "mindvl/routing/report.html.j2",
+}
 LOOK = """
 import sys
 wheel, libraries = sys.argv[1:]

@@ -23,6 +23,7 @@ BENCHMARKS = (
     "loader",
     "routing",
     "recorder_overhead",
+    "resolution",
 )
 RESULTS = Path(__file__).parents[2] / "bench.json"
 

@@ -5,12 +5,15 @@ import sys
 PROJECT = """
 import sys
 import warnings
-from dataclasses import astuple
+from pathlib import Path
 import lightning as L
 import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 import mindvl_callbacks
-from mindvl_callbacks import PackFacts, PackingStatistics, TokenThroughput, average_state_dicts, search_resolution
+from mindvl_callbacks import (
+    PackFacts, PackingStatistics, ResolutionSearch, ScoreCache, SearchSample, TokenThroughput, average_state_dicts,
+    budget_grid, draw_resolution_curve,
+)
 
 warnings.filterwarnings("ignore")
 class Seen(L.Callback):
@@ -39,12 +42,29 @@ mean = average_state_dicts(["1", "2"], models.get)
 BoringModel().load_state_dict(mean)
 torch.testing.assert_close(mean["layer.weight"], (models["1"]["layer.weight"] + models["2"]["layer.weight"]) / 2)
 
-found = search_resolution([(1, 4), (1, 9)], lambda low, high: (high / 9, high), lambda low, high: (0.5, high))
-assert astuple(found.chosen) == (1, 9, 1.0, 9, 0.5)
+# A sample's picture has an area of 9; the model is better the more of it is left.
+everyone = [SearchSample(str(number), "squares", 9) for number in range(8)]
+search = ResolutionSearch(
+    lambda module, samples, budget: [module.layer.weight.new_tensor(budget[1] / 9).item() for _ in samples],
+    grid_of=lambda sample, budget: ((min(sample.content, budget[1]), 1),),
+    samples=lambda trainer: (everyone[:4], everyone[4:]),
+    budgets=budget_grid([1], [4, 9]),
+    cache_folder="scores",
+)
+L.Trainer(callbacks=[search], accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
+          enable_model_summary=False, enable_checkpointing=False).validate(BoringModel(), verbose=False)
+found = search.results["squares"]
+assert (found.chosen.max_pixels, found.chosen.report.score, found.default.max_pixels) == (9, 1.0, 4), found
+kept = [ScoreCache("scores", name.name).read() for name in Path("scores").iterdir()]
+assert [len(scores) for scores in kept] == [16]
+assert draw_resolution_curve(search.results) is not None
 
-assert set(mindvl_callbacks.__all__) == {"BudgetScore", "PackFacts", "PackingStatistics", "ResolutionResult",
-                                         "TokenThroughput", "average_state_dicts",
-                                         "search_resolution"}, "a new callback belongs in this script"
+assert set(mindvl_callbacks.__all__) == {"BudgetScore", "CheckpointAveraging", "PackFacts", "PackingStatistics",
+                                         "ResolutionResult", "ResolutionSearch", "RoutingConsistency", "ScoreCache",
+                                         "SearchSample", "TokenThroughput", "average_checkpoints",
+                                         "average_state_dicts", "budget_grid", "command_score",
+                                         "draw_resolution_curve", "greedy_soup", "search_resolution"
+}, "a new callback belongs in this script"
 ours = sorted(name for name in sys.modules if name.split(".")[0] == "mindvl")
 assert not ours, ours
 print("done")

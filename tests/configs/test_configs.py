@@ -22,6 +22,7 @@ CONTENTS = {file: yaml.safe_load(file.read_text(encoding="utf-8")) for file in F
 RECIPES = [file for file in FILES if "stages" in CONTENTS[file]]
 DATA = [file for file in FILES if "sources" in CONTENTS[file] and "out" not in CONTENTS[file]]
 DATA_RECIPES = [file for file in FILES if "sources" in CONTENTS[file] and "out" in CONTENTS[file]]
+TOYS = [file for file in FILES if file.parent.name == "routing_toy"]
 FITS = [file for file in FILES if "trainer" in CONTENTS[file] and file not in RECIPES]
 STAGES = [(file, stage.name) for file in RECIPES for stage in load_recipe(file).stages if stage.phase is not None]
 
@@ -64,8 +65,8 @@ def build_on_meta(phase):
 
 
 def test_every_config_is_of_a_known_kind():
-    assert RECIPES and DATA and DATA_RECIPES
-    assert set(FILES) == {*RECIPES, *DATA, *DATA_RECIPES, *FITS}
+    assert RECIPES and DATA and DATA_RECIPES and TOYS
+    assert set(FILES) == {*RECIPES, *DATA, *DATA_RECIPES, *TOYS, *FITS}
     assert not list((ROOT / "configs").rglob("*.yml"))
 
 

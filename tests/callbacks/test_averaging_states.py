@@ -93,8 +93,41 @@ def test_a_nan_in_the_first_checkpoint_is_found_too():
 
 @pytest.mark.parametrize(
     ("weights", "message"),
-    [([1.0], "1 weights for 2 checkpoints"), ([1.0, -1.0], "the weights add up to 0.0, they must be positive in sum")],
+    [
+        ([1.0], "1 weights for 2 checkpoints"),
+        ([0.0, 0.0], "the weights add up to 0.0, they must be positive in sum"),
+        ([3.0, -1.0], "weight -1.0: a weight is a finite number that is not negative"),
+        ([1.0, float("nan")], "weight nan: a weight is a finite number"),
+        ([float("inf"), 1.0], "weight inf: a weight is a finite number"),
+    ],
 )
 def test_weights_that_do_not_fit_are_refused(weights, message):
     with pytest.raises(ValueError, match=message):
         average(weights, a=state(), b=state())
+
+
+def tied(value):
+    weight = torch.full((2, 3), value)
+    return {"embed.weight": weight, "head.weight": weight}
+
+
+def test_tied_tensors_stay_tied():
+    mean = average(a=tied(1.0), b=tied(3.0))
+    assert mean["head.weight"] is mean["embed.weight"] and mean["head.weight"][0, 0] == 2.0
+
+
+def test_a_tie_that_only_one_checkpoint_has_is_refused():
+    loose = {"embed.weight": torch.ones(2, 3), "head.weight": torch.ones(2, 3)}
+    with pytest.raises(ValueError, match=r"b: head\.weight is tied to None, in a to embed\.weight"):
+        average(a=tied(1.0), b=loose)
+
+
+def test_quantised_weights_have_no_mean():
+    codes = {"w": torch.ones(4).to(torch.float8_e4m3fn)}
+    with pytest.raises(ValueError, match=r"a: w is torch\.float8_e4m3fn; quantised weights have no mean"):
+        average(a=codes, b=codes)
+
+
+def test_fp64_is_summed_in_fp64():
+    mean = average(a={"w": torch.tensor([1.0 + 2**-40], dtype=torch.float64)}, b={"w": torch.ones(1).double()})
+    assert mean["w"].item() == 1.0 + 2**-41
