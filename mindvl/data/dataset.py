@@ -39,7 +39,7 @@ class PackDataset(Dataset):
         self.table, self.encoder, self.supervise = table, encoder, supervise
         self.window_tokens, self.fixed_shapes = window_tokens, fixed_shapes
         self._reader: tuple[int, ShardReader] | None = None
-        self.allocate: Callable[[tuple[int, ...]], np.ndarray] = _empty
+        self.allocate: Callable[[tuple[int, ...]], np.ndarray] = empty_patches
         """Where patches are put; a data worker puts them where they need not be copied from."""
         prepare_cutting(table.pixels.patch)
 
@@ -101,7 +101,8 @@ class PackDataset(Dataset):
         return sample
 
 
-def _empty(shape: tuple[int, ...]) -> np.ndarray:
+def empty_patches(shape: tuple[int, ...]) -> np.ndarray:
+    """New memory for patches."""
     return np.empty(shape, np.uint8)
 
 

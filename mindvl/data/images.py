@@ -10,6 +10,7 @@ and a cap on pixels that is checked on the header, before anything is decoded.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import struct
@@ -26,7 +27,7 @@ MAX_DECODED_PIXELS = 100_000_000
 
 MAX_ASPECT_RATIO = 200
 
-_JPEG_HEADER_BYTES = 1 << 16
+_HEADER_BYTES = 1 << 16
 _PNG_EXIF_CHUNKS = frozenset((b"eXIf", b"tEXt", b"zTXt", b"iTXt"))  # the last three hold what some programs write
 
 
@@ -112,13 +113,21 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def image_size(data: bytes) -> tuple[int, int]:
+def image_size(data: bytes | memoryview) -> tuple[int, int]:
     """(height, width) in pixels as the picture will be seen, read from the header alone.
 
     Reading EXIF data takes longer than all the rest; a picture that has none is spared it.
     """
+    if len(data) > _HEADER_BYTES:
+        with contextlib.suppress(ValueError):  # a header further on, or behind the pixels: the whole file says
+            return _size_from(data[:_HEADER_BYTES], data)
+    return _size_from(data, data)
+
+
+def _size_from(head: bytes | memoryview, data: bytes | memoryview) -> tuple[int, int]:
+    """The size by the first bytes of a picture; `data` is all of it."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(head)) as image:
             _check_pixels(image, MAX_DECODED_PIXELS)
             width, height = image.size
             turned = _may_have_exif(image, data) and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
@@ -127,18 +136,18 @@ def image_size(data: bytes) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def _may_have_exif(image: Image.Image, data: bytes) -> bool:
+def _may_have_exif(image: Image.Image, data: bytes | memoryview) -> bool:
     """Pillow finds a JPEG's EXIF data while it opens it; of a PNG it would decode all pixels to look behind them."""
     if image.format in ("JPEG", "MPO"):
-        return "exif" in image.info or b"http://ns.adobe.com/xap" in data[:_JPEG_HEADER_BYTES]
+        return "exif" in image.info or b"http://ns.adobe.com/xap" in bytes(data[:_HEADER_BYTES])
     return image.format != "PNG" or not _PNG_EXIF_CHUNKS.isdisjoint(_png_chunks(data))
 
 
-def _png_chunks(data: bytes) -> Iterator[bytes]:
+def _png_chunks(data: bytes | memoryview) -> Iterator[bytes]:
     """Types of a PNG's chunks, found by their lengths."""
     place = 8
     while place + 8 <= len(data):
-        yield data[place + 4 : place + 8]
+        yield bytes(data[place + 4 : place + 8])
         place += 12 + int.from_bytes(data[place : place + 4], "big")
 
 

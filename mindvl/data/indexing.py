@@ -29,7 +29,7 @@ from mindvl.data.tar import Member, scan_members
 from mindvl.data.tokenizer import tokenizer_fingerprint
 
 _COPY_BYTES = 8 << 20
-_GROUP_SAMPLES = 64
+_GROUP_SAMPLES = 16
 
 
 @dataclass
@@ -49,9 +49,10 @@ class _Draft:
 def index_shard(location: str, encoder: ChatEncoder) -> ShardIndex:
     """Read a shard once. Raises ValueError, naming it, when the archive is empty, damaged or ends early."""
     version = version_of(location)
-    with _whole(location, version.size_bytes) as data:
-        members = scan_members(data, location, version.size_bytes)
-        with ThreadPoolExecutor(1) as beside:
+    with _whole(location, version.size_bytes) as whole:
+        members = scan_members(whole, location, version.size_bytes)
+        with memoryview(whole) as data, ThreadPoolExecutor(1) as beside:
+            checksum = beside.submit(xxhash.xxh3_128_hexdigest, data)
             # The tokenizer works outside the interpreter's lock, on one group while the next is read.
             drafts, measured = [], []
             samples = list(group_members(members).items())
@@ -60,12 +61,12 @@ def index_shard(location: str, encoder: ChatEncoder) -> ShardIndex:
                 drafts += fresh
                 messages = [draft.messages for draft in fresh if draft.messages is not None]
                 measured.append(beside.submit(encoder.measure, messages))
-            checksum = xxhash.xxh3_128_hexdigest(data)
+            facts_checksum = checksum.result()
     used = sum((draft.record is not None) + len(draft.pictures) for draft in drafts)
     rows = _join(drafts, [size for sizes in measured for size in sizes.result()])
     problems = ("", *sorted({draft.problem for draft in drafts} - {""}))
     facts = ShardFacts(
-        version.size_bytes, version.mark, checksum, tokenizer_fingerprint(encoder.tokenizer), problems,
+        version.size_bytes, version.mark, facts_checksum, tokenizer_fingerprint(encoder.tokenizer), problems,
         len(members) - used,
     )  # fmt: skip
     return _columns(facts, drafts, rows)
@@ -87,7 +88,7 @@ def _whole(location: str, size_bytes: int) -> Iterator[Any]:
         yield stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-def _draft(key: str, extensions: dict[str, list[Member]], data: Any) -> _Draft:
+def _draft(key: str, extensions: dict[str, list[Member]], data: memoryview) -> _Draft:
     """Parse the record and read the pictures' headers."""
     pictures = tuple(picture_members(extensions))
     draft = _Draft(key, pictures=pictures)
@@ -102,7 +103,7 @@ def _draft(key: str, extensions: dict[str, list[Member]], data: Any) -> _Draft:
         if draft.problem:
             break
         try:
-            text = data[member.offset : member.offset + member.size]
+            text = bytes(data[member.offset : member.offset + member.size])
             draft.messages = parse_record(text, kind=kind, num_images=len(pictures))["messages"]
             break
         except ValueError as error:

@@ -1,12 +1,13 @@
 """Packs travel from data workers to the training process through memory that both already share.
 
 PyTorch's own way makes new shared memory for every tensor: a file, a mapping and a page fault per 4 kB on both sides,
-10 ms for a pack of 4 MB. Here each worker has a ring of slots, mapped before it starts. It writes a pack's tensors into
-the next slot and sends a note of where they lie; the training process copies them out (0.4 ms) before it asks the
-worker for more.
+5 ms for a pack of 4 MB. Here each worker has a few slots, mapped before it starts. It writes a pack into a free one and
+sends a note of where the tensors lie; nothing is copied again. The slot is free when the last of those tensors is gone.
 
-A worker has at most `prefetch` packs on their way, and the one that is being copied out makes one more: with
-`prefetch + 1` slots none is written while it is read. What does not fit into a slot goes PyTorch's way.
+    worker            free -> writes patches, ids, ... -> busy
+    training process                                     tensors on the slot -> the step -> gone -> free
+
+Whoever keeps packs keeps slots busy; a worker that finds none free, or a pack that does not fit, goes PyTorch's way.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import mmap
 import multiprocessing
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -25,9 +27,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mindvl.batch import PackedBatch, VisionInputs
-from mindvl.data.dataset import PackDataset
+from mindvl.data.dataset import PackDataset, empty_patches
 
 _ALIGN_BYTES = 64
+
+SPARE_SLOTS = 3
+"""Slots of a worker beyond those on their way: for the pack of the running step, and what accumulates beside it."""
 
 
 @dataclass(frozen=True)
@@ -43,95 +48,118 @@ class _Place:
 class _Note:
     """What a worker sends: the fields of a pack, with places in one of its slots for tensors."""
 
+    slot: int
     fields: dict[str, Any]
 
 
-class SlotRing:
+class Slots:
     """The slots of all workers; made in the training process, inherited by the workers that it forks."""
 
     def __init__(self, workers: int, slots: int, slot_bytes: int):
-        self.slots, self.slot_bytes = slots, slot_bytes
+        self.slots, self.slot_bytes = slots, -(-slot_bytes // _ALIGN_BYTES) * _ALIGN_BYTES
         # Anonymous memory: it is no file under /dev/shm, which containers keep small. Pages that are never written
         # cost nothing.
-        self._memory = np.frombuffer(mmap.mmap(-1, workers * slots * slot_bytes), np.uint8)
-        self._next = 0
+        count = workers * slots
+        memory = np.frombuffer(mmap.mmap(-1, count * (self.slot_bytes + 1)), np.uint8)
+        self._memory, self._busy = memory[: count * self.slot_bytes], memory[count * self.slot_bytes :]
 
-    def allocate(self, shape: tuple[int, ...], worker: int) -> np.ndarray:
-        """Bytes at the beginning of the worker's next slot, which `write` need not copy; elsewhere if too many."""
+    def take(self, worker: int) -> int | None:
+        """A free slot of the worker, from now on busy; None when all are."""
+        for slot in range(worker * self.slots, (worker + 1) * self.slots):
+            if not self._busy[slot]:
+                self._busy[slot] = 1
+                return slot
+        return None
+
+    def free(self, slot: int) -> None:
+        self._busy[slot] = 0
+
+    def allocate(self, shape: tuple[int, ...], *, slot: int) -> np.ndarray:
+        """Bytes at the beginning of a slot, which `write` need not copy; elsewhere if they are too many."""
         size_bytes = int(np.prod(shape, dtype=np.int64))
-        start = (worker * self.slots + self._next % self.slots) * self.slot_bytes
         if size_bytes > self.slot_bytes:
             return np.empty(shape, np.uint8)
+        start = slot * self.slot_bytes
         return self._memory[start : start + size_bytes].reshape(shape)
 
-    def write(self, pack: PackedBatch, worker: int) -> _Note | PackedBatch:
-        """Copy a pack's tensors into the worker's next slot; the pack itself when it does not fit."""
-        slot = worker * self.slots + self._next % self.slots
+    def write(self, pack: PackedBatch, slot: int) -> _Note | None:
+        """Put a pack's tensors into a slot, but for those that were made there; None when they do not fit."""
         start, end = slot * self.slot_bytes, (slot + 1) * self.slot_bytes
-        used = start
-
-        def put(tensor: Tensor) -> _Place:
-            nonlocal used
-            array = tensor.numpy()
-            offset = array.ctypes.data - self._memory.ctypes.data
-            if start <= offset < end and array.nbytes:  # it was made here
-                return _Place(offset, array.shape, array.dtype.str)
-            place = _Place(used, array.shape, array.dtype.str)
-            used += -(-array.nbytes // _ALIGN_BYTES) * _ALIGN_BYTES
-            if used <= end:
-                self._memory[place.offset : place.offset + array.nbytes] = array.reshape(-1).view(np.uint8)
-            return place
-
-        if pack.vision is not None and pack.vision.patches.numpy().ctypes.data == self._memory[start:].ctypes.data:
-            used += -(-pack.vision.patches.numpy().nbytes // _ALIGN_BYTES) * _ALIGN_BYTES
-        noted = _fields(pack, put)
-        if used > end:
-            return _out_of(self._memory, pack)
-        self._next += 1
-        return _Note(noted)
+        arrays = list(_arrays(pack))
+        first = self._memory.ctypes.data
+        here = [start <= array.ctypes.data - first < end and array.nbytes > 0 for array in arrays]
+        used = max(
+            [a.ctypes.data - first + a.nbytes for a, inside in zip(arrays, here, strict=True) if inside] + [start]
+        )
+        places = []
+        for array, inside in zip(arrays, here, strict=True):
+            offset = array.ctypes.data - first if inside else -(-used // _ALIGN_BYTES) * _ALIGN_BYTES
+            if not inside:
+                used = offset + array.nbytes
+                if used > end:
+                    return None
+                self._memory[offset:used] = array.reshape(-1).view(np.uint8)
+            places.append(_Place(offset, array.shape, array.dtype.str))
+        remaining = iter(places)
+        return _Note(slot, _fields(pack, lambda tensor: next(remaining)))
 
     def read(self, note: _Note, *, pin_memory: bool) -> PackedBatch:
-        """The pack of a note, with tensors of its own."""
+        """The pack of a note, its tensors on the slot, which they keep busy; or copied, into pinned memory."""
+        arrays = [self._array(place) for place in _places(note.fields)]
+        left = [len(arrays)]
 
-        def take(place: _Place) -> Tensor:
-            dtype = np.dtype(place.dtype)
-            size_bytes = int(np.prod(place.shape, dtype=np.int64)) * dtype.itemsize
-            there = self._memory[place.offset : place.offset + size_bytes].view(dtype).reshape(place.shape)
-            own = torch.empty(place.shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=pin_memory)
-            own.numpy()[...] = there
-            return own
+        def gone() -> None:
+            left[0] -= 1
+            if not left[0]:
+                self.free(note.slot)
 
-        fields = {name: take(value) if isinstance(value, _Place) else value for name, value in note.fields.items()}
-        if fields["vision"] is not None:
-            vision = {n: take(value) if isinstance(value, _Place) else value for n, value in fields["vision"].items()}
-            fields["vision"] = VisionInputs(**vision)
-        return PackedBatch(**fields)
+        for array in arrays:
+            weakref.finalize(array, gone).atexit = False
+        arrays.reverse()
+        pack = _pack(note.fields, lambda place: torch.from_numpy(arrays.pop()))
+        return pack.pin_memory() if pin_memory else pack
 
-
-def _out_of(memory: np.ndarray, pack: PackedBatch) -> PackedBatch:
-    """A pack whose patches lie in the ring, with patches of its own: it is sent by a thread, and the slot goes on."""
-    vision = pack.vision
-    if vision is None or not np.may_share_memory(vision.patches.numpy(), memory):
-        return pack
-    return dataclasses.replace(pack, vision=dataclasses.replace(vision, patches=vision.patches.clone()))
+    def _array(self, place: _Place) -> np.ndarray:
+        dtype = np.dtype(place.dtype)
+        size_bytes = int(np.prod(place.shape, dtype=np.int64)) * dtype.itemsize
+        return self._memory[place.offset : place.offset + size_bytes].view(dtype).reshape(place.shape)
 
 
-class _RingDataset(Dataset):
+class _SlotDataset(Dataset):
     """A dataset of packs as a worker sees it: packs become notes."""
 
-    def __init__(self, packs: Dataset, ring: SlotRing):
-        self.packs, self.ring = packs, ring
+    def __init__(self, packs: Dataset, slots: Slots):
+        self.packs, self.slots = packs, slots
 
     def __getitem__(self, rows: Any) -> Any:
         worker = torch.utils.data.get_worker_info()
         assert worker is not None
-        if isinstance(self.packs, PackDataset):
-            self.packs.allocate = partial(self.ring.allocate, worker=worker.id)
-        return self.ring.write(self.packs[rows], worker.id)
+        slot = self.slots.take(worker.id)
+        if slot is None:
+            return self.packs[rows]
+        try:
+            if isinstance(self.packs, PackDataset):
+                self.packs.allocate = partial(self.slots.allocate, slot=slot)
+            pack = self.packs[rows]
+            note = self.slots.write(pack, slot)
+            if note is not None:
+                return note
+            # It is pickled by a thread, later: nothing of it may lie in a slot that is written again.
+            vision = pack.vision
+            if vision is not None:
+                pack = dataclasses.replace(pack, vision=dataclasses.replace(vision, patches=vision.patches.clone()))
+        except BaseException:
+            self.slots.free(slot)
+            raise
+        finally:
+            if isinstance(self.packs, PackDataset):
+                self.packs.allocate = empty_patches
+        self.slots.free(slot)
+        return pack
 
 
 class PackLoader(DataLoader):
-    """A DataLoader of packs, one at a time, that come through a ring of slots where processes are forked.
+    """A DataLoader of packs, one at a time, that come through shared slots where processes are forked.
 
     Args:
         packs: maps rows of a table to a `PackedBatch`.
@@ -150,10 +178,10 @@ class PackLoader(DataLoader):
             yield from (self._pinned(pack) for pack in super().__iter__())
             return
         prefetch = self.prefetch_factor or 2
-        ring = SlotRing(self.num_workers, prefetch + 1, self._slot_bytes)
-        # Each iterator has its own ring: two of them may be alive at a time.
+        # Slots of an iterator of its own: two of them may be alive at a time.
+        slots = Slots(self.num_workers, prefetch + SPARE_SLOTS, self._slot_bytes)
         through = DataLoader(
-            _RingDataset(self.dataset, ring),
+            _SlotDataset(self.dataset, slots),
             batch_size=None,
             sampler=self.sampler,
             num_workers=self.num_workers,
@@ -161,7 +189,7 @@ class PackLoader(DataLoader):
             worker_init_fn=self.worker_init_fn,
         )
         for item in through:
-            yield ring.read(item, pin_memory=self._pin) if isinstance(item, _Note) else self._pinned(item)
+            yield slots.read(item, pin_memory=self._pin) if isinstance(item, _Note) else self._pinned(item)
 
     def _pinned(self, pack: PackedBatch) -> PackedBatch:
         return pack.pin_memory() if self._pin else pack
@@ -174,6 +202,16 @@ def slot_bytes_of(tokens: int, patches: int, pixels: int) -> int:
     return tokens * per_token + patches * per_patch + (1 << 16)
 
 
+def _arrays(pack: PackedBatch) -> Iterator[np.ndarray]:
+    """All tensors of a pack as arrays, in the order of its fields."""
+    for item in dataclasses.fields(pack):
+        held = getattr(pack, item.name)
+        if isinstance(held, Tensor):
+            yield held.numpy()
+        elif isinstance(held, VisionInputs):
+            yield from (value.numpy() for value in vars(held).values() if isinstance(value, Tensor))
+
+
 def _fields(value: PackedBatch | VisionInputs, put: Callable[[Tensor], _Place]) -> dict[str, Any]:
     """The fields of a batch by name, those of its pictures in a dictionary of their own."""
     fields: dict[str, Any] = {}
@@ -184,3 +222,23 @@ def _fields(value: PackedBatch | VisionInputs, put: Callable[[Tensor], _Place]) 
         else:
             fields[item.name] = _fields(held, put) if isinstance(held, VisionInputs) else held
     return fields
+
+
+def _places(fields: dict[str, Any]) -> Iterator[_Place]:
+    for value in fields.values():
+        if isinstance(value, _Place):
+            yield value
+        elif isinstance(value, dict):
+            yield from _places(value)
+
+
+def _pack(fields: dict[str, Any], tensor: Callable[[_Place], Tensor]) -> PackedBatch:
+    """The batch of such fields, with a tensor for each place, in their order."""
+    values = {}
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            inner = {n: tensor(held) if isinstance(held, _Place) else held for n, held in value.items()}
+            values[name] = VisionInputs(**inner)
+        else:
+            values[name] = tensor(value) if isinstance(value, _Place) else value
+    return PackedBatch(**values)

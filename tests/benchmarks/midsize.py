@@ -74,7 +74,7 @@ def _conversation(number: int, random: np.random.Generator, sides: tuple[tuple[i
     answer_tokens = max(1, round(SUPERVISED_RATIO * text_tokens))
     targets[-1 - answer_tokens : -1] = ids[-answer_tokens:]
     grids = [ImageGrid(1, 2 * height, 2 * width)] if visual_tokens else []
-    patches = [random.integers(0, 256, (grid.patches, 3 * 14 * 14), dtype=np.uint8) for grid in grids]
+    patches = random.integers(0, 256, (sum(grid.patches for grid in grids), 3 * 14 * 14), dtype=np.uint8)
     return EncodedSample(f"sample {number}", "made", ids, targets, np.arange(visual_tokens), patches, grids)
 
 

@@ -9,6 +9,8 @@ from mindvl_callbacks.averaging_opening import open_checkpoint
 from mindvl_callbacks.averaging_reading import BlockReader
 from safetensors.torch import save_file, save_model
 
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")  # what dcp.save says
+
 
 class Touch:
     """A pickle of it creates a file when it is loaded without care."""

@@ -1,12 +1,14 @@
 """Packs that come through shared slots are the packs that were sent, whatever their size and whoever else reads."""
 
+import dataclasses
+import gc
 import itertools
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from mindvl.data.transport import PackLoader, SlotRing, slot_bytes_of
+from mindvl.data.transport import PackLoader, Slots, slot_bytes_of
 
 
 def same(one, other) -> bool:
@@ -60,21 +62,52 @@ def test_two_readers_of_one_loader_do_not_disturb_each_other(packs):
         assert same(one, pack) and same(other, pack)
 
 
-def test_a_worker_never_writes_a_slot_that_is_still_to_be_read(packs):
-    """The rule behind the ring: with prefetch packs on their way, prefetch + 1 slots are enough, and prefetch not."""
-    prefetch = 2
-    ring = SlotRing(1, prefetch + 1, 1 << 20)
-    notes = [ring.write(packs[number], 0) for number in range(prefetch)]
-    for number in range(prefetch, len(packs)):
-        notes.append(ring.write(packs[number], 0))  # asked for when pack number - prefetch has arrived
-        assert same(ring.read(notes[number - prefetch], pin_memory=False), packs[number - prefetch])
+def test_a_slot_is_free_when_the_last_tensor_on_it_is_gone(packs):
+    slots = Slots(1, 2, 1 << 20)
+    pack = next(pack for pack in packs if pack.vision is not None)
+    slot = slots.take(0)
+    received = slots.read(slots.write(pack, slot), pin_memory=False)
+    assert same(received, pack) and slots.take(0) != slot and slots.take(0) is None
+    kept = received.vision.patches[3:5].float()  # a copy
+    view = received.vision.patches[3:5]
+    del received
+    gc.collect()
+    assert slots.take(0) is None and torch.equal(view.float(), kept)
+    del view
+    gc.collect()
+    assert slots.take(0) == slot
+
+
+def test_tensors_that_were_made_in_the_slot_are_not_copied(packs):
+    slots = Slots(2, 1, 1 << 20)
+    pack = next(pack for pack in packs if pack.vision is not None)
+    slot = slots.take(1)
+    patches = slots.allocate(tuple(pack.vision.patches.shape), slot=slot)
+    patches[:] = pack.vision.patches.numpy()
+    made_there = dataclasses.replace(pack, vision=dataclasses.replace(pack.vision, patches=torch.from_numpy(patches)))
+    received = slots.read(slots.write(made_there, slot), pin_memory=False)
+    assert same(received, pack) and received.vision.patches.data_ptr() == patches.ctypes.data
+
+
+def test_packs_that_are_let_go_come_through_slots_and_packs_that_are_kept_arrive_all_the_same(packs):
+    order = [number % len(packs) for number in range(30)]
+    loader = PackLoader(Packs(packs), order, slot_bytes=1 << 20, num_workers=1, prefetch_factor=2)
+    on_slots = []
+    for pack, number in zip(loader, order, strict=True):
+        assert same(pack, packs[number])
+        on_slots.append(not pack.input_ids.is_shared())
+        del pack
+    assert all(on_slots), "PyTorch's way shows as a shared tensor"
+    kept = list(PackLoader(Packs(packs), order, slot_bytes=1 << 20, num_workers=1, prefetch_factor=2))
+    assert any(pack.input_ids.is_shared() for pack in kept)
+    assert all(same(pack, packs[number]) for pack, number in zip(kept, order, strict=True))
 
 
 def test_the_room_of_a_slot_is_enough_for_a_pack_at_both_budgets(packs):
     for pack in packs:
         patches = 0 if pack.vision is None else len(pack.vision.patches)
-        ring = SlotRing(1, 1, slot_bytes_of(len(pack.input_ids), patches, 588))
-        assert ring.write(pack, 0) is not pack
+        slots = Slots(1, 1, slot_bytes_of(len(pack.input_ids), patches, 588))
+        assert slots.write(pack, 0) is not None
 
 
 def test_an_error_in_a_worker_reaches_the_reader(packs):
