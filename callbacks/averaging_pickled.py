@@ -198,8 +198,9 @@ def _load_fake(file: Any, path: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         unsafe = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"it holds {unsafe.group(1)} and opening it could run code" if unsafe else "its pickle is damaged"
-        raise ValueError(f"{path} is not opened: {what}") from error
+        if unsafe is None:
+            raise ValueError(f"{path} is damaged or cut off: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{path} is not opened: it holds {unsafe[1]} and opening it could run code") from error
     except (RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is damaged or cut off: {str(error).splitlines()[0]}") from error
 

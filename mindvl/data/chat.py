@@ -22,6 +22,7 @@ from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from mindvl.data.text_encoder import TextEncoder
 from mindvl.data.tokenizer import IMAGE_PAD
 
 Supervision = Literal["answers", "text"]
@@ -62,10 +63,11 @@ class ChatEncoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_PAD)
-        self._plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self._plain.no_truncation()
-        self._plain.no_padding()
-        self._plain.encode_special_tokens = True  # what a user types is text, whatever it spells
+        plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        plain.no_truncation()
+        plain.no_padding()
+        plain.encode_special_tokens = True  # what a user types is text, whatever it spells
+        self._texts = TextEncoder(plain)
         self._pieces = lru_cache(maxsize=1024)(self._render_shape)
         self._template_ids = lru_cache(maxsize=4096)(self._encode_template)
         self._template_size = lru_cache(maxsize=4096)(self._measure_template)
@@ -80,7 +82,7 @@ class ChatEncoder:
         """Token ids of a conversation. With `generation_prompt` it ends where the assistant is to speak."""
         check_messages(messages)
         shape, texts = _shape_and_texts(messages)
-        spelled = self._plain.encode_batch_fast([text for _, text in texts], add_special_tokens=False)
+        spelled = self._texts.encode([text for _, text in texts])
         ids: list[int] = []
         supervised: list[bool] = []
         ends_turn = False
@@ -91,7 +93,7 @@ class ChatEncoder:
                 flags = [ends_turn and position == 0 for position in range(len(new))]
                 ends_turn = False
             else:
-                role, new = texts[piece][0], spelled[piece].ids
+                role, new = texts[piece][0], spelled[piece]
                 learnt = role == "assistant" or (supervise == "text" and role == "user")
                 flags = [learnt] * len(new)
                 ends_turn = role == "assistant"
@@ -118,7 +120,7 @@ class ChatEncoder:
             shapes.append(shape)
             roles.append([role for role, _ in spoken])
             texts.extend(text for _, text in spoken)
-        lengths = iter([len(encoding) for encoding in self._plain.encode_batch_fast(texts, add_special_tokens=False)])
+        lengths = iter(self._texts.lengths(texts))
         speakers = iter(roles)
         return [
             shape

@@ -244,9 +244,9 @@ def index_shards(
     # Spawned, not forked: the caller may hold torch's threads, and a forked lock never opens again.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        min(workers, len(missing)), mp_context=context, initializer=_start_worker, initargs=(encoder,)
+        min(workers, len(missing)), mp_context=context, initializer=start_worker, initargs=(encoder,)
     ) as pool:
-        futures = {pool.submit(_make_in_worker, location, folder): location for location in missing}
+        futures = {pool.submit(make_in_worker, location, folder): location for location in missing}
         try:
             for future in as_completed(futures):
                 future.result()
@@ -267,10 +267,12 @@ def _make(location: str, encoder: ChatEncoder, folder: str | None) -> ShardIndex
 _worker_encoder: list[ChatEncoder] = []
 
 
-def _start_worker(encoder: ChatEncoder) -> None:
+def start_worker(encoder: ChatEncoder) -> None:
+    """What an indexing process keeps between shards."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process per core already
     _worker_encoder[:] = [encoder]
 
 
-def _make_in_worker(location: str, folder: str | None) -> None:
+def make_in_worker(location: str, folder: str | None) -> None:
+    """Index a shard in an indexing process and write what came of it."""
     _make(location, _worker_encoder[0], folder)

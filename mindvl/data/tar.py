@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import re
 import tarfile
-from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 from mindvl.data.storage import SeekableFile
 
@@ -22,8 +21,7 @@ _READ_BYTES = 1 << 20
 _NAME = re.compile(r"^(?P<key>(?:.*/)?[^./][^/.]*)\.(?P<extension>[^/]+)$")
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A regular file of a tar: `key.extension`, and where its bytes lie."""
 
     name: str

@@ -2,7 +2,7 @@
 
 Copying: `cp` of one model to a new file, flushed to disk as ours is, and of the other two to /dev/null: what the mean
 must read and write at least. Both with the models in the page cache, in turns. Ours checks, sums, checksums, reads its
-result again. mergekit runs in an environment of its own; it and `mindvl average` are timed as commands, with their start.
+result again. mergekit runs in an environment of its own; it and `mindvl average` are timed as whole commands.
 
 `python -m tests.benchmarks.average OUT MODEL...` is one measured average.
 """
@@ -43,7 +43,9 @@ def measure() -> list[Row]:
     command_s, merge_s = statistics.median(commands), statistics.median(merges)
     largest, read_bytes = ours[0]["largest_bytes"], ours[0]["read_bytes"]
     grown = max(run["peak_bytes"] - run["before_bytes"] for run in ours)
-    peak = f"{max(run['peak_bytes'] for run in ours) / 1e6:.0f} MB in all, {ours[0]['before_bytes'] / 1e6:.0f} MB before"
+    peak = (
+        f"{max(run['peak_bytes'] for run in ours) / 1e6:.0f} MB in all, {ours[0]['before_bytes'] / 1e6:.0f} MB before"
+    )
     size = f"reads {read_bytes / 1e9:.1f} GB"
     return [
         Row(ROWS[0], seconds / copy_s, "ratio", f"cp {copy_s:.2f} s, ours {seconds:.2f} s, {size}"),
@@ -54,6 +56,7 @@ def measure() -> list[Row]:
 
 def _copy_s(models: list[Path]) -> float:
     target = FOLDER / "copy.safetensors"
+    os.sync()  # what others have written is not waited for below
     start = time.perf_counter()
     subprocess.run(["cp", str(models[0] / "model.safetensors"), str(target)], check=True)
     with target.open("rb") as file:
@@ -109,6 +112,7 @@ def _measured(out: str, models: list[str]) -> dict:
     from mindvl_callbacks.averaging_opening import open_checkpoint
 
     sizes = [facts.num_bytes for facts in open_checkpoint(models[0]).tensors.values()]
+    os.sync()
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     start = time.perf_counter()
     average_checkpoints(models, out)

@@ -19,7 +19,9 @@ def make_models(count: int = 3) -> list[Path]:
     FOLDER.mkdir(parents=True, exist_ok=True)
     needed, free = (count + 3) * MEGABYTES * 1_000_000, shutil.disk_usage(FOLDER).free
     if free < needed:
-        raise RuntimeError(f"the benchmark of averages needs {needed / 1e9:.1f} GB in {FOLDER}, {free / 1e9:.1f} are free")
+        raise RuntimeError(
+            f"the benchmark of averages needs {needed / 1e9:.1f} GB in {FOLDER}, {free / 1e9:.1f} are free"
+        )
     config = _config()
     folders = [FOLDER / f"model_{number}" for number in range(count)]
     for number, folder in enumerate(folders):

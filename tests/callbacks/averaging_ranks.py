@@ -4,6 +4,7 @@ averaging_ranks.py FOLDER ddp|sharded|tensor|poison
 """
 
 import faulthandler
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -114,4 +115,5 @@ if __name__ == "__main__":
     faulthandler.dump_traceback_later(170, exit=True)  # a rank that waits in vain says where
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
+    os.fsync = lambda handle: None  # a busy disk makes each of them wait for minutes, and no power fails here
     main(Path(sys.argv[1]), sys.argv[2])
