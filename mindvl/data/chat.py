@@ -77,10 +77,19 @@ class ChatEncoder:
         return ChatEncoder, (self.tokenizer,)  # caches and the tokenizer's copy are made anew in another process
 
     def encode(
-        self, messages: list, *, supervise: Supervision = "answers", generation_prompt: bool = False
+        self,
+        messages: list,
+        *,
+        supervise: Supervision = "answers",
+        generation_prompt: bool = False,
+        checked: bool = False,
     ) -> EncodedChat:
-        """Token ids of a conversation. With `generation_prompt` it ends where the assistant is to speak."""
-        check_messages(messages)
+        """Token ids of a conversation. With `generation_prompt` it ends where the assistant is to speak.
+
+        `checked` says that these very messages have passed `check_messages` before, in an index.
+        """
+        if not checked:
+            check_messages(messages)
         shape, texts = _shape_and_texts(messages)
         spelled = self._texts.encode([text for _, text in texts])
         ids: list[int] = []

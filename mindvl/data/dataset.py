@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Sequence
 
@@ -95,6 +96,7 @@ class PackDataset(Dataset):
             self.table.pixels,
             supervise=self.supervise,
             out=out,
+            checked=True,  # the reader has compared the checksum
         )
         if len(sample.input_ids) != self.table.tokens[row]:
             raise ValueError(f"not as long as planned: {len(sample.input_ids)} tokens, {self.table.tokens[row]}")
@@ -110,4 +112,5 @@ def worker_setup(_: int) -> None:
     """Data workers decode with one thread each; the cores belong to the training step."""
     torch.set_num_threads(1)
     keep_freed_memory()
+    gc.freeze()  # what was imported before the fork need not be looked through, nor its pages be copied
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

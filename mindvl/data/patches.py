@@ -13,6 +13,7 @@ each byte (0.56 ms), and is the twin that it is tested against.
 from __future__ import annotations
 
 import ctypes
+import struct
 import sys
 from collections.abc import Callable
 from functools import lru_cache
@@ -23,6 +24,9 @@ from numba import njit
 from PIL import Image
 
 CHANNELS = 3
+
+_FOREIGN = sys.byteorder != "little" or struct.calcsize("P") != 8
+"""Machines on which Pillow's memory is read the plain way."""
 
 
 def cut_patches(image: Image.Image, *, patch: int, merge: int, out: np.ndarray | None = None) -> np.ndarray:
@@ -79,18 +83,18 @@ def prepare_cutting(patch: int) -> None:
     _cutter(patch)(np.zeros((patch, patch), np.uint32), 1, np.zeros((1, CHANNELS, patch, patch), np.uint8))
 
 
-class _ArrowArray(ctypes.Structure):
-    """https://arrow.apache.org/docs/format/CDataInterface.html"""
+_ARROW_ARRAY = struct.Struct("=5q5Q")
+"""length, null_count, offset, n_buffers, n_children; buffers, children, dictionary, release, private_data.
+
+https://arrow.apache.org/docs/format/CDataInterface.html, on machines with addresses of 8 bytes.
+"""
+
+_capsule_address = ctypes.pythonapi.PyCapsule_GetPointer
+_capsule_address.restype, _capsule_address.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
 
 
-_ArrowArray._fields_ = [
-    *((name, ctypes.c_int64) for name in ("length", "null_count", "offset", "n_buffers", "n_children")),
-    ("buffers", ctypes.POINTER(ctypes.c_void_p)),
-    ("children", ctypes.POINTER(ctypes.POINTER(_ArrowArray))),
-    ("dictionary", ctypes.c_void_p),
-    ("release", ctypes.c_void_p),
-    ("private_data", ctypes.c_void_p),
-]
+def _addresses(place: int, count: int) -> tuple[int, ...]:
+    return struct.unpack(f"={count}Q", ctypes.string_at(place, 8 * count))
 
 
 class _Pixels:
@@ -106,22 +110,23 @@ class _Pixels:
 
     def __enter__(self) -> np.ndarray | None:
         image = self._image
-        if not hasattr(image, "__arrow_c_array__") or sys.byteorder != "little" or image.mode != "RGB":
+        if not hasattr(image, "__arrow_c_array__") or _FOREIGN or image.mode != "RGB":
             return None
         try:
             self._capsules = image.__arrow_c_array__()
         except (ValueError, MemoryError):
             return None
-        pointer = ctypes.pythonapi.PyCapsule_GetPointer
-        pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-        array = ctypes.cast(pointer(self._capsules[1], b"arrow_array"), ctypes.POINTER(_ArrowArray)).contents
-        if array.n_children != 1 or array.offset or array.length != image.width * image.height:
+        place = _capsule_address(self._capsules[1], b"arrow_array")
+        length, _, offset, _, children, _, child, *_ = _ARROW_ARRAY.unpack(ctypes.string_at(place, _ARROW_ARRAY.size))
+        if children != 1 or offset or length != image.width * image.height:
             return None
-        values = array.children[0].contents
-        if values.length != 4 * array.length or values.offset:
+        (bands,) = _addresses(child, 1)
+        length, _, offset, buffers, _, held, *_ = _ARROW_ARRAY.unpack(ctypes.string_at(bands, _ARROW_ARRAY.size))
+        if length != 4 * image.width * image.height or offset or buffers != 2:
             return None
-        start = ctypes.cast(values.buffers[1], ctypes.POINTER(ctypes.c_uint32))
-        return np.ctypeslib.as_array(start, (image.height, image.width))
+        _, first = _addresses(held, 2)
+        memory = (ctypes.c_char * length).from_address(first)
+        return np.frombuffer(memory, np.uint32).reshape(image.height, image.width)
 
     def __exit__(self, *_) -> None:
         self._capsules = None

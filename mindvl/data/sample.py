@@ -50,12 +50,14 @@ def encode_sample(
     *,
     supervise: Supervision,
     out: np.ndarray | None = None,
+    checked: bool = False,
 ) -> EncodedSample:
     """Decode, resize once, cut into patches, tokenize and mask. Raises ValueError with the reason if it cannot.
 
-    Patches are written to the beginning of `out`, the pack's own memory, where it is given.
+    Patches are written to the beginning of `out`, the pack's own memory, where it is given. `checked` messages are those
+    of an index, byte for byte.
     """
-    chat = encoder.encode(messages, supervise=supervise)
+    chat = encoder.encode(messages, supervise=supervise, checked=checked)
     if chat.num_images != len(images):
         raise ValueError(f"the conversation has {chat.num_images} image placeholders, the sample {len(images)} images")
     patches, grids = cut_pictures(images, budget, out)
@@ -103,6 +105,8 @@ def widen_placeholders(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Repeat each image placeholder once per visual token of its picture; also where these tokens are."""
     is_image = ids == image_token_id
+    if not visual_tokens:
+        return ids, learnt, np.flatnonzero(is_image)
     repeats = np.ones(len(ids), np.int64)
     repeats[is_image] = visual_tokens
     ids = np.repeat(ids, repeats)

@@ -234,7 +234,7 @@ def _places(fields: dict[str, Any]) -> Iterator[_Place]:
 
 def _pack(fields: dict[str, Any], tensor: Callable[[_Place], Tensor]) -> PackedBatch:
     """The batch of such fields, with a tensor for each place, in their order."""
-    values = {}
+    values: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, dict):
             inner = {n: tensor(held) if isinstance(held, _Place) else held for n, held in value.items()}

@@ -24,6 +24,7 @@ BENCHMARKS = (
     "routing",
     "recorder_overhead",
     "resolution",
+    "average",
 )
 RESULTS = Path(__file__).parents[2] / "bench.json"
 
