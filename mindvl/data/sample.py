@@ -54,8 +54,8 @@ def encode_sample(
 ) -> EncodedSample:
     """Decode, resize once, cut into patches, tokenize and mask. Raises ValueError with the reason if it cannot.
 
-    Patches are written to the beginning of `out`, the pack's own memory, where it is given. `checked` messages are those
-    of an index, byte for byte.
+    Patches are written to the beginning of `out`, the pack's own memory, where it is given. `checked` says that the
+    messages are those of an index, byte for byte.
     """
     chat = encoder.encode(messages, supervise=supervise, checked=checked)
     if chat.num_images != len(images):
