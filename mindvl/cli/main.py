@@ -23,7 +23,7 @@ VERBS = {
     "data": ("mindvl.cli.data", "data around training: render, import, run recipes, index, see what was consumed"),
     "average": ("mindvl.cli.average", "mean of the weights of several saved models"),
     "resolution": ("mindvl.cli.resolution", "pick a pixel budget for each benchmark, and say what it gains"),
-    "routing": ("mindvl.cli.routing", "how a mixture of experts routes: record, report, compare, ablate"),
+    "routing": ("mindvl.cli.routing", "how a mixture of experts routes: record, report, compare, ablate, models"),
     "chat": ("mindvl.cli.chat", "ask a trained model about a picture of your own"),
 }
 """Verb -> module with `add_arguments(parser)` and `run(args) -> int`, and what it is for."""

@@ -70,6 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ablated.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: one for each core)")
     ablated.set_defaults(run_verb=_ablate)
 
+    models = verbs.add_parser("models", help="the families that are recorded: what is read, and where experts sit")
+    models.set_defaults(run_verb=_models)
+
 
 def _add_traces(parser: argparse.ArgumentParser, *, default: str) -> None:
     parser.add_argument(
@@ -134,6 +137,13 @@ def _ablate(args: argparse.Namespace) -> int:
     _quiet()
     jobs = num_cores() if args.jobs is None else args.jobs
     print(ablate(args.configs, args.out, steps=args.steps, seeds=args.seeds, jobs=jobs, on_start=_quiet, say=_say))
+    return 0
+
+
+def _models(args: argparse.Namespace) -> int:
+    from mindvl.routing.families import matchers_table
+
+    print(matchers_table())
     return 0
 
 

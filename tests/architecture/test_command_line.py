@@ -19,7 +19,7 @@ print("imported:", *(name for name in {HEAVY} if name in sys.modules))
 sys.exit(status)
 """
 DATA = ("render", "import", "run", "steps", "index", "consumed", "tokenizer")
-ROUTING = ("record", "report", "compare", "ablate")
+ROUTING = ("record", "report", "compare", "ablate", "models")
 LIGHT = [[], *([verb] for verb in VERBS), *(["data", verb] for verb in DATA), *(["routing", verb] for verb in ROUTING)]
 
 

@@ -203,3 +203,11 @@ def test_the_callback_logs_the_routing_of_a_real_mixture(model):
     assert found["routing/all/srp"] == pytest.approx(float(scores.srp))
     assert found["routing/tokens"] == 80 and "routing/picture/srp" not in found
     assert 0 < found["routing/lru/hit_rate_2k"] < 1 and found["routing/all/load_balance_percent"] > 0
+
+
+def test_models_has_a_row_for_each_of_the_papers_twenty(mindvl):
+    told = mindvl("routing", "models")
+    lines = told.out.splitlines()
+    assert told.status == 0 and lines[0].startswith("| family | model | hooked class |")
+    assert len({line.split(" | ")[1] for line in lines[2:]}) == len(lines) - 2 >= 20
+    assert all(line.count(" | ") == lines[0].count(" | ") for line in lines)
