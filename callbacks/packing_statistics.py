@@ -11,18 +11,17 @@ Two ranks whose packs cost 1 and 3: the slower one takes max / mean = 3 / 2 of t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from .device_clock import elapsed_s, mark
+from .ranks import from_every_rank
 
 UNFILLED = "unfilled"
 """Cause of the waste that no other cause explains."""
@@ -230,7 +229,7 @@ class PackingStatistics(L.Callback):
     def _exchange(self, strategy: Strategy) -> _Totals:
         """Sums of all ranks since the last time, which are added to those of the run."""
         times = [elapsed_s(start, end) for start, end in self._times]
-        ranks = _from_every_rank([asdict(self._mine), self._costs, times], strategy, self._world_size)
+        ranks = from_every_rank([asdict(self._mine), self._costs, times], strategy, self._world_size)
         window = _Totals()
         for sums, _, _ in ranks:
             window.add(_Totals(**sums))
@@ -269,18 +268,3 @@ class PackingStatistics(L.Callback):
 def _max_over_mean(values: Sequence[float]) -> float:
     total = sum(values)
     return max(values) * len(values) / total if total else 1.0
-
-
-def _from_every_rank(mine: list, strategy: Strategy, world_size: int) -> list[list]:
-    """What each rank states, by rank.
-
-    It travels as text: ranks may name different causes, and counts beyond 2^24 stay exact on devices without float64.
-    """
-    if world_size == 1:
-        return [mine]
-    text = torch.frombuffer(bytearray(json.dumps(mine), "ascii"), dtype=torch.uint8).to(strategy.root_device)
-    lengths = strategy.all_gather(torch.tensor([len(text)], device=text.device)).flatten().tolist()
-    padded = torch.nn.functional.pad(text, (0, max(lengths) - len(text)))
-    gathered = strategy.all_gather(padded).reshape(world_size, -1).cpu()
-    rows = zip(gathered, lengths, strict=True)
-    return [json.loads(bytes(row[:length].tolist())) for row, length in rows]

@@ -12,7 +12,7 @@ import lightning as L
 import torch
 from lightning.pytorch.loggers import Logger
 
-from .packing_statistics import _from_every_rank
+from .ranks import from_every_rank
 from .resolution_cache import ScoreCache, module_fingerprint
 from .resolution_curve import draw_resolution_curve, pixels_of
 from .resolution_samples import Budget, GridOf, SearchSample, checked_budgets
@@ -129,7 +129,7 @@ class ResolutionSearch(L.Callback):
         selection, report = self.samples(trainer)
 
         def gather(mine: list) -> list[list]:
-            return _from_every_rank(mine, trainer.strategy, trainer.world_size)
+            return from_every_rank(mine, trainer.strategy, trainer.world_size)
 
         with _evaluating(module), torch.no_grad(), trainer.precision_plugin.forward_context():
             self.results = search_resolution(
