@@ -60,9 +60,10 @@ def _index(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from mindvl.cores import num_cores
     from mindvl.data.chat import ChatEncoder
     from mindvl.data.index import ShardIndex, index_location
-    from mindvl.data.indexing import available_cores, index_shards, verify_shard
+    from mindvl.data.indexing import index_shards, verify_shard
     from mindvl.data.storage import find_shards
     from mindvl.data.tokenizer import load_tokenizer
 
@@ -86,7 +87,7 @@ def _index(args: argparse.Namespace) -> int:
             )
             progress.advance(bar)
 
-        workers = args.workers if args.workers is not None else available_cores()
+        workers = args.workers if args.workers is not None else num_cores()
         index_shards(paths, encoder, folder=args.into, workers=workers, done=done)
     print(
         f"{totals['samples']} samples with {totals['images']} images and {totals['text_tokens']} text tokens in "

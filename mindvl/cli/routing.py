@@ -131,8 +131,8 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _ablate(args: argparse.Namespace) -> int:
+    from mindvl.cores import num_cores
     from mindvl.routing.ablation import ablate
-    from mindvl.routing.cores import num_cores
 
     _quiet()
     jobs = num_cores() if args.jobs is None else args.jobs

@@ -204,11 +204,6 @@ def verify_shard(location: str, index: ShardIndex) -> None:
 # Many shards.
 
 
-def available_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def load_index(location: str, tokenizer: str, *, folder: str | None = None) -> ShardIndex | None:
     """The shard's stored index if it fits the tar as it is now and the tokenizer (a fingerprint); else None."""
     index = read_index(index_location(location, folder))

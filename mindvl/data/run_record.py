@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from mindvl.data.storage import write_whole
+
 RECORD = "consumed.json"
 """Written into a run's folder when it ends; while it runs, its checkpoints hold the record."""
 
@@ -46,6 +48,5 @@ def complete(state: dict[str, Any], skipped: dict[str, Any] | None) -> dict[str,
 
 def write_record(run: Path, state: dict[str, Any], skipped: dict[str, Any] | None) -> None:
     """Write the record into a run's folder, whole."""
-    temporary = run / f".{RECORD}.tmp"
-    temporary.write_text(json.dumps(complete(state, skipped), indent=1, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(run / RECORD)
+    record = json.dumps(complete(state, skipped), indent=1, ensure_ascii=False)
+    write_whole(str(run / RECORD), record.encode())

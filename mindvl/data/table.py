@@ -1,6 +1,6 @@
 """All usable samples of a mixture as one table: what a plan is made of, and where each sample lies.
 
-A row costs 48 bytes; keys, offsets and picture sizes stay in the shards' indexes, which are opened when a sample is
+A row costs 32 bytes; keys, offsets and picture sizes stay in the shards' indexes, which are opened when a sample is
 read. What cannot be used is left out here, before training, and counted by source, shard and reason. A conversation
 longer than a pack is dropped or cut after an earlier answer, never inside a picture, as `too_long` says.
 """

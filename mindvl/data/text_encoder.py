@@ -1,8 +1,9 @@
 """Token ids of plain text, word by word: what the tokenizer gives, but each word is asked for once.
 
 A byte-level BPE tokenizer first splits a text into words by a pattern, then merges the bytes of each word on its own.
-Text repeats its words, so their ids are remembered; splitting and looking up takes a seventh of the time of encoding
-(0.03 against 0.2 ms for 740 characters). Two things decide whether that is the same, and both are checked:
+Text repeats its words, so their ids are remembered. A conversation of 740 characters takes 0.07 instead of 0.14 ms with
+the byte tokenizer, and 0.10 instead of 0.12 ms with DeepSeek's, which splits three times (one thread of an
+AMD EPYC). Two things decide whether that is the same, and both are checked:
 
 - the tokenizer: its file must say BPE over bytes and a split by patterns, and a probe text must come out alike;
 - the text: only characters that every regular expression engine has classed alike for years; others, and texts that
@@ -31,6 +32,9 @@ _PROBE = (
     "It's 12,345.60 in 2024!\n\n  The  user's `x[i]`\tis\u2014caf\u00e9, \u00a7 5?\r\n"
     "\u4e2d\u6587\u3002Don't\u2026 \u20ac99 "
 )
+_AMBIGUOUS = regex.compile(r"&&|\|\||--|~~|\[\[|\[:")
+"""Set operations of some engines, plain characters to others: such a pattern is left to the tokenizer."""
+
 _MAX_WORDS = 1 << 18
 
 
@@ -125,6 +129,8 @@ def _patterns_of(description: dict[str, Any]) -> list[regex.Pattern]:
         patterns.append(split["pattern"]["Regex"])
     if last["use_regex"]:
         patterns.append(_GPT2_WORDS)
+    if any(_AMBIGUOUS.search(pattern) for pattern in patterns):
+        return []
     try:
         return [regex.compile(pattern) for pattern in patterns]
     except regex.error:

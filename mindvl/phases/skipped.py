@@ -22,7 +22,7 @@ FORGIVEN = 10
 class SkippedSamples:
     """Counts of one rank since it started, and those of all ranks that the checkpoint brought.
 
-    `check` raises RuntimeError when more than `max_ratio` of this rank's samples could not be used.
+    `check` raises ValueError when more than `max_ratio` of this rank's samples could not be used.
     """
 
     def __init__(self, max_ratio: float):
@@ -50,7 +50,7 @@ class SkippedSamples:
         """Stop a run whose data is bad before hours are spent on the rest."""
         skipped = sum(self._own.values())
         if skipped > FORGIVEN and skipped > self.max_ratio * self._seen:
-            raise RuntimeError(
+            raise ValueError(
                 f"{skipped} of {self._seen} samples could not be used, more than max_skipped_ratio={self.max_ratio}: "
                 f"{self.by_reason()}"
             )

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mindvl.cores import num_cores
 from mindvl.routing.ablation_table import RHOS, rank_agreement, table_row, table_text
-from mindvl.routing.cores import num_cores
 from mindvl.routing.published import SEGMENT_LENGTH, SOURCE
 
 if TYPE_CHECKING:

@@ -110,11 +110,6 @@ def ids_first(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: An
     return Choice(output[0].flatten(0, -2), output[1].flatten(0, -2))
 
 
-def ids_last(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Choice:
-    """router -> (logits, weights, ids), the habit of transformers 5; for a gate whose experts are no module."""
-    return Choice(output[2].flatten(0, -2), output[1].flatten(0, -2))
-
-
 def named_ids(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Choice:
     """gate -> {"topK_indices", "topK_scores", ...} (LLaMA-MoE v1)."""
     return Choice(output["topK_indices"], output["topK_scores"])

@@ -6,18 +6,14 @@ workers afterwards in one piece.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import TypeVar
 
+from mindvl.cores import num_cores
+
 Piece = TypeVar("Piece")
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def on_all_cores(work: Callable[[Piece], None], pieces: Iterable[Piece]) -> None:

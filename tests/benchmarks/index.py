@@ -18,9 +18,10 @@ import tarfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from mindvl.cores import num_cores
 from mindvl.data.chat import ChatEncoder
 from mindvl.data.index import index_location
-from mindvl.data.indexing import available_cores, index_shard, load_index, make_in_worker, start_worker
+from mindvl.data.indexing import index_shard, load_index, make_in_worker, start_worker
 from mindvl.data.storage import find_shards
 from mindvl.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tests.benchmarks.clock import median_times_s
@@ -63,7 +64,7 @@ def _times(folder: Path) -> dict[str, float]:
     """Seconds of each contender for all shards of a corpus, with its samples and megabytes."""
     shards, encoder = _shards(folder)
     samples = sum(len(index_shard(shard, encoder)) for shard in shards)
-    context, cores = multiprocessing.get_context("spawn"), available_cores()
+    context, cores = multiprocessing.get_context("spawn"), num_cores()
     with ProcessPoolExecutor(cores, mp_context=context, initializer=start_worker, initargs=(encoder,)) as pool:
 
         def index() -> None:

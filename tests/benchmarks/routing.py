@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from mindvl.cores import num_cores
 from mindvl.routing import cache_hits, window_histograms
-from mindvl.routing.cores import num_cores
 from tests.benchmarks.clock import median_times_s
 from tests.benchmarks.rows import Row
 

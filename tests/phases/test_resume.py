@@ -197,5 +197,5 @@ def test_a_share_of_bad_samples_above_the_ceiling_stops_the_run_with_both_number
     skipped.add(bad, used=100, step=1)
     skipped.check()
     skipped.add(bad[:2], used=0, step=2)
-    with pytest.raises(RuntimeError, match=r"13 of 113 samples could not be used, more than max_skipped_ratio=0\.1"):
+    with pytest.raises(ValueError, match=r"13 of 113 samples could not be used, more than max_skipped_ratio=0\.1"):
         skipped.check()

@@ -92,7 +92,7 @@ def run_recipe() -> Iterator[Callable[..., Ran]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mindvl.cli.loggers.WandbLogger", broken)
-        patch.setattr("mindvl.data.render.writer._available_cores", lambda: 1)
+        patch.setattr("mindvl.data.render.writer.num_cores", lambda: 1)
         patch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's own calls
         patch.delenv("MINDVL_TRACEBACK", raising=False)
 

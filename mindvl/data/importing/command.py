@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import re
 import shutil
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mindvl.data.shard_writer import ShardWriter
+from mindvl.data.storage import write_whole
 
 FORMATS = ("llava", "sharegpt", "qwen", "hf")
 _SHOWN_KEYS = 5
@@ -199,10 +199,8 @@ def _write_summary(args: argparse.Namespace, format: str, name: str, outcome: Ou
         "rejected": by_reason,
         "shards": outcome.shards,
     }
-    temporary = args.out / f".{name}.import.json.{os.getpid()}.tmp"
     # Escaped: ids may hold half a character, which UTF-8 cannot.
-    temporary.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(args.out / f"{name}.import.json")
+    write_whole(str(args.out / f"{name}.import.json"), (json.dumps(summary, indent=1) + "\n").encode())
 
 
 def _by_count(outcome: Outcome) -> list[tuple[str, int]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mindvl import __version__
+from mindvl.cores import num_cores
 from mindvl.data.render.config import RenderConfig, Source, check_config
 from mindvl.data.render.sample import draw_document, encode_sample
 from mindvl.data.render.split import SPLITS
@@ -66,7 +67,7 @@ def render(
     _check_leftovers(out, {task.path for task in tasks}, overwrite=overwrite)
     for split in {task.split for task in tasks}:
         (out / split).mkdir(parents=True, exist_ok=True)
-    results = _run(tasks, workers if workers is not None else _available_cores())
+    results = _run(tasks, workers if workers is not None else num_cores())
     summary = _summary(plan, fingerprint, out, tasks, results)
     temporary = out / f"render.json.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(summary, indent=1))
@@ -153,10 +154,6 @@ def _check_leftovers(out: Path, planned: set[Path], *, overwrite: bool) -> None:
         raise ValueError(f"{out} holds {len(strays)} other shards, such as {strays[0]}: overwrite or move them")
     for path in [*strays, out / "render.json"]:
         path.unlink(missing_ok=True)
-
-
-def _available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _summary(

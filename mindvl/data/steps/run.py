@@ -13,7 +13,6 @@ left as it is, one of another recipe is refused, and one of a trial may always b
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections import Counter
@@ -29,6 +28,7 @@ from mindvl.data.steps.runners import check_runner, in_order, open_runner
 from mindvl.data.steps.sources import sources_version, units_of
 from mindvl.data.steps.table import check_installed
 from mindvl.data.steps.unit import UnitJob, do_unit, load_fates
+from mindvl.data.storage import write_whole
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,4 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes a JSON file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, default=str), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(str(path), json.dumps(content, indent=1, ensure_ascii=False, default=str).encode())

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
+from mindvl.cores import num_cores
+
 RUNNERS = ("local", "ray")
 
 
@@ -35,7 +37,7 @@ def open_runner(name: str, *, workers: int | None = None) -> Iterator[Runner]:
     process or at RAY_ADDRESS, has its own number.
     """
     check_runner(name)
-    workers = workers or available_cores()
+    workers = workers or num_cores()
     if name == "ray":
         with _ray(workers):
             yield _on_ray
@@ -72,11 +74,6 @@ def check_runner(name: str) -> None:
         raise ValueError(f"runner is {name!r}; known are {', '.join(RUNNERS)}")
     if name == "ray" and importlib.util.find_spec("ray") is None:
         raise ValueError("the runner ray needs Ray Data: pip install 'mindvl[ray]'")
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _on_processes(

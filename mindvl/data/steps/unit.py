@@ -8,7 +8,6 @@ Thus every picture is decoded in one pass, and the second pass only copies.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from mindvl.data.steps.recipe import DataRecipe
 from mindvl.data.steps.sources import Unit, read_unit
 from mindvl.data.steps.table import STEPS, make_step
 from mindvl.data.steps.text import message_text
+from mindvl.data.storage import write_whole
 
 READ = -1
 """The place of reading itself among a source's steps."""
@@ -74,9 +74,7 @@ def do_unit(job: UnitJob) -> int:
             fates.append(fate)
             if sample is not None:
                 writer.write(sample)
-    temporary = job.fates_path.with_name(f"{job.fates_path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps([asdict(fate) for fate in fates], ensure_ascii=True))
-    temporary.replace(job.fates_path)
+    write_whole(str(job.fates_path), json.dumps([asdict(fate) for fate in fates], ensure_ascii=True).encode())
     return len(fates)
 
 
