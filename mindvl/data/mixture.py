@@ -18,6 +18,8 @@ from typing import Literal
 
 import numpy as np
 
+from mindvl.data.grouping import in_groups
+
 WeighBy = Literal["epochs", "samples", "tokens"]
 
 
@@ -71,18 +73,41 @@ class Mixture:
         chosen = [np.zeros(0, np.int64)]
         for source, size in enumerate(self.sizes.tolist()):
             for passed in range(int(first[source]) // size, -(-int(last[source]) // size)) if size else ():
-                order = self._order(source, passed)
-                chosen.append(order[max(0, first[source] - passed * size) : last[source] - passed * size])
-        return np.random.default_rng((self.seed, len(self.sizes), epoch)).permutation(np.concatenate(chosen))
+                begin, end = max(0, int(first[source]) - passed * size), int(last[source]) - passed * size
+                rows = self._taking_part(source)
+                chosen.append(rows if begin == 0 and end >= size else self._order(rows, source, passed)[begin:end])
+        return _shuffled(np.concatenate(chosen), np.random.default_rng((self.seed, len(self.sizes), epoch)))
 
-    def _order(self, source: int, passed: int) -> np.ndarray:
+    def _taking_part(self, source: int) -> np.ndarray:
+        """Rows of a source that the run may draw, the same for every pass."""
         start, stop = int(self.starts[source]), int(self.starts[source + 1])
         taking_part = np.arange(start, stop)
         size = int(self.sizes[source])
         if size < len(taking_part):
-            generator = np.random.default_rng((self.seed, source, 1 << 32))  # the same choice for every pass
+            generator = np.random.default_rng((self.seed, source, 1 << 32))
             taking_part = np.sort(generator.choice(taking_part, size, replace=False))
-        return np.random.default_rng((self.seed, source, passed)).permutation(taking_part)
+        return taking_part
+
+    def _order(self, rows: np.ndarray, source: int, passed: int) -> np.ndarray:
+        return _shuffled(rows, np.random.default_rng((self.seed, source, passed)))
+
+
+_IN_CACHE_ROWS = 1 << 20
+_BUCKET_ROWS = 1 << 15
+
+
+def _shuffled(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random permutation of `rows`; of many, each falls into a random bucket and buckets are shuffled in the cache.
+
+    Swaps over ten million rows leave the cache at every step.
+    """
+    if len(rows) <= _IN_CACHE_ROWS:
+        return rng.permutation(rows)
+    buckets = -(-len(rows) // _BUCKET_ROWS)
+    shuffled, starts = in_groups(rows, rng.integers(0, buckets, len(rows), dtype=np.int32), buckets)
+    for start, stop in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        rng.shuffle(shuffled[start:stop])
+    return shuffled
 
 
 NO_LIMIT = np.iinfo(np.int64).max

@@ -19,6 +19,8 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
+from mindvl.data.grouping import in_groups
+
 WINDOW_SAMPLES = 4096
 """Samples packed together: large enough that packs are full, small enough that an epoch stays shuffled."""
 
@@ -45,13 +47,12 @@ def best_fit(
 
     Raises ValueError when a single sample is larger than a pack: the plan's table never lets one through.
     """
-    need = np.stack([column[order].max(initial=0) for column in (tokens, patches, images)])
+    columns = [column[order].astype(np.int32, copy=False) for column in (tokens, patches, images)]
+    need = np.asarray([column.max(initial=0) for column in columns])
     if (need > capacity).any():
         raise ValueError(f"a sample needs {need.tolist()} tokens, patches and images, a pack holds {list(capacity)}")
-    columns = [np.ascontiguousarray(column, np.int64) for column in (tokens[order], patches[order], images[order])]
     pack, count = _best_fit(*columns, *capacity, window, LARGE_SHARE, RETRY_SHARE, FULL_SHARE)
-    starts = np.concatenate([[0], np.cumsum(np.bincount(pack, minlength=count))]).astype(np.int64)
-    return order[np.argsort(pack, kind="stable")], starts
+    return in_groups(order, pack, count)
 
 
 @njit(cache=True)

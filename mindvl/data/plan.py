@@ -22,6 +22,9 @@ from mindvl.data.balance import group_into_steps, spread
 from mindvl.data.mixture import NO_LIMIT, Mixture
 from mindvl.data.packing import best_fit
 
+_RULE = 2
+"""Raised when the same columns and settings give other packs than before: old states are then refused."""
+
 
 @dataclass(frozen=True)
 class PackBudget:
@@ -84,7 +87,8 @@ class PackPlan:
             state.update(np.ascontiguousarray(column, np.int64).tobytes())
         for column in (self.language_cost, self.vision_cost, mixture.passes):
             state.update(np.ascontiguousarray(column, np.float64).tobytes())
-        state.update(repr((self.budget, self.packs_per_step, self.seed, mixture.seed, self.first_epoch)).encode())
+        rule = (_RULE, self.budget, self.packs_per_step, self.seed, mixture.seed, self.first_epoch)
+        state.update(repr(rule).encode())
         return state.hexdigest()
 
     def epoch(self, number: int) -> Epoch:

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+import mindvl.data.mixture as mixing
 from mindvl.data.mixture import Source, mix
 
 STARTS = np.asarray([0, 100, 140])  # 100 samples of 10 tokens, 40 of 50
@@ -82,3 +83,17 @@ def test_a_source_with_an_impossible_number_is_refused_by_name(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=rf"source data/\*\.tar: {name} is"):
         Source("data/*.tar", **wrong)
+
+
+def test_many_rows_are_shuffled_by_buckets_and_every_place_is_as_likely(monkeypatch):
+    from scipy.stats import chisquare
+
+    monkeypatch.setattr(mixing, "_IN_CACHE_ROWS", 4)
+    monkeypatch.setattr(mixing, "_BUCKET_ROWS", 2)
+    rng = np.random.default_rng(3)
+    places = np.zeros((6, 6), int)
+    for _ in range(3000):
+        shuffled = mixing._shuffled(np.arange(6), rng)
+        assert sorted(shuffled.tolist()) == list(range(6))
+        places[np.arange(6), shuffled] += 1
+    assert chisquare(places.reshape(-1)).pvalue > 0.001
