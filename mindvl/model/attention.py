@@ -42,11 +42,6 @@ def packed_attention_forward(
         raise ValueError(f"a pack is one row of tokens, got a batch of {query.shape[0]} rows with segment lengths")
     query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    if value.shape[-1] != query.shape[-1]:
-        # Multi-head latent attention (DeepSeek) has narrower values; zero columns leave the result unchanged.
-        padded = nn.functional.pad(value, (0, query.shape[-1] - value.shape[-1]))
-        output = packed_attention(query, key, padded, segment_lengths, causal=causal, scale=scaling)
-        return output[None, ..., : value.shape[-1]], None
     return packed_attention(query, key, value, segment_lengths, causal=causal, scale=scaling)[None], None
 
 

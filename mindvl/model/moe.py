@@ -1,4 +1,4 @@
-"""Mixtures of experts: routers that choose in fp32, experts in the precision of the step, and their weights in files.
+"""Mixtures of experts: routers that choose in fp32, and experts in the precision of the step.
 
 Which expert a token goes to hangs on differences in the third digit, and bf16 has two. transformers' routers multiply
 in fp32 only where nobody casts: under autocast their product is bf16 again. Ours take their place with the same
@@ -10,13 +10,13 @@ steps of 0.001 get lost next to a bf16 number above 0.25):
                                   their weights are the scores without the bias
 
 The experts have the opposite fault: grouped products are not on autocast's list, so under bf16-mixed they run in fp32.
-`register_grouped_experts` hands them weights and states in the autocast precision.
+`register_grouped_experts` makes `mindvl.ops.experts` their forward pass, which gets weights and states in the autocast
+precision.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -27,7 +27,8 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3TopkRouter
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
-from mindvl.ops.precision import at_least_fp32
+from mindvl.ops.experts import expert_layer
+from mindvl.ops.precision import at_least_fp32, step_dtype
 
 GROUPED = "mindvl_grouped_mm"
 BIAS = "e_score_correction_bias"
@@ -138,29 +139,33 @@ def routers_of(model: nn.Module) -> dict[int, Router]:
     return found
 
 
-class _InPrecision:
-    """A module of experts whose two weights are given in another precision; all else is the module's own."""
-
-    def __init__(self, experts: nn.Module, dtype: torch.dtype):
-        self._experts = experts
-        self.gate_up_proj, self.down_proj = experts.gate_up_proj.to(dtype), experts.down_proj.to(dtype)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._experts, name)
-
-
 def grouped_experts_forward(
     experts: nn.Module,
     hidden_states: Float[Tensor, "tokens dim"],
     top_k_index: Int[Tensor, "tokens k"],
     top_k_weights: Float[Tensor, "tokens k"],
 ) -> Float[Tensor, "tokens dim"]:
-    """transformers' grouped products, in the autocast precision where autocast is on."""
-    grouped, device = ALL_EXPERTS_FUNCTIONS["grouped_mm"], hidden_states.device.type
-    if not torch.is_autocast_enabled(device):
-        return grouped(experts, hidden_states, top_k_index, top_k_weights)
-    dtype = torch.get_autocast_dtype(device)
-    return grouped(_InPrecision(experts, dtype), hidden_states.to(dtype), top_k_index, top_k_weights)
+    """A stacked layer of gated experts, in the autocast precision where autocast is on.
+
+    Experts of another make (biases, other activations) run as transformers writes them.
+    """
+    if not _are_plain(experts):
+        return ALL_EXPERTS_FUNCTIONS["grouped_mm"](experts, hidden_states, top_k_index, top_k_weights)
+    dtype = step_dtype(hidden_states)
+    return expert_layer(
+        hidden_states.to(dtype),
+        experts.gate_up_proj.to(dtype),
+        experts.down_proj.to(dtype),
+        top_k_index,
+        top_k_weights,
+        some_elsewhere=experts._is_expert_parallel,
+    )
+
+
+def _are_plain(experts: nn.Module) -> bool:
+    """Whether experts are down(silu(gate) * up), with gate and up stacked as [gate; up] and no biases."""
+    gated = experts.has_gate and experts.is_concatenated and type(experts.act_fn).__name__ in ("SiLU", "SiLUActivation")
+    return gated and not (experts.has_bias or experts.is_transposed or experts.has_post_expert_norm)
 
 
 def register_grouped_experts(config: PreTrainedConfig) -> str:
@@ -177,23 +182,3 @@ def register_grouped_experts(config: PreTrainedConfig) -> str:
         )
     ALL_EXPERTS_FUNCTIONS.register(GROUPED, grouped_experts_forward)
     return named or GROUPED
-
-
-def stack_experts(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights as a saved folder holds them, one matrix per expert, in the stacked layout of the model in memory.
-
-        mlp.experts.0.gate_proj.weight (I, H), ....up_proj.weight  ->  mlp.experts.gate_up_proj (E, 2 I, H)
-        mlp.experts.0.down_proj.weight (H, I)                      ->  mlp.experts.down_proj (E, H, I)
-
-    `own` is the model's state; what it does not hold stacked is left alone, incomplete sets of experts too.
-    """
-    stacked = dict(state)
-    for name, tensor in own.items():
-        match = re.fullmatch(r"(.*\.experts)\.(gate_up|down)_proj", name)
-        if match is None or name in state:
-            continue
-        kinds = ("gate", "up") if match[2] == "gate_up" else ("down",)
-        rows = [[f"{match[1]}.{n}.{kind}_proj.weight" for kind in kinds] for n in range(tensor.shape[0])]
-        if all(key in state for row in rows for key in row):
-            stacked[name] = torch.stack([torch.cat([stacked.pop(key) for key in row]) for row in rows])
-    return stacked

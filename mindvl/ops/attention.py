@@ -1,7 +1,8 @@
 """Packed attention: many short sequences side by side, none of which sees another.
 
 `packed_attention` is the only attention call site of a training step, for the vision tower (windows and whole
-pictures, bidirectional) and for the language model (documents, causal). Segment lengths arrive as Python ints.
+pictures, bidirectional) and for the language model (documents, causal). Segment lengths arrive as Python ints. Which
+kernel does it is the operator table's choice (`mindvl.ops.table`); those of CUDA and NPUs are in `mindvl.ops.backends`.
 
 On a CPU, a call per segment is nine times faster than one call with a block mask (16 segments, 4096 tokens: 35 ms
 against 304 ms), because the mask makes the kernel visit every pair. Many short segments then cost a call each, so
@@ -24,29 +25,50 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from mindvl.ops.precision import at_least_fp32
+from mindvl.ops.exchange import heads_for_rows, rows_for_heads, split_of
+from mindvl.ops.precision import at_least_fp32, no_autocast
+from mindvl.ops.table import choose
 
 
-def packed_attention_reference(
+def packed_attention(
     query: Float[Tensor, "tokens heads head_dim"],
-    key: Float[Tensor, "tokens heads head_dim"],
-    value: Float[Tensor, "tokens heads head_dim"],
+    key: Float[Tensor, "tokens kv_heads head_dim"],
+    value: Float[Tensor, "tokens kv_heads value_dim"],
     lengths: Sequence[int],
     *,
     causal: bool,
     scale: float,
-) -> Float[Tensor, "tokens heads head_dim"]:
-    """The definition: softmax attention under an explicit block-diagonal mask, in plain fp32 operations."""
-    segment = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(query.device)
-    allowed = segment[:, None] == segment[None, :]
-    if causal:
-        allowed = allowed.tril()
-    scores = torch.einsum("qhd,khd->hqk", query.float(), key.float()) * scale
-    weights = scores.masked_fill(~allowed, float("-inf")).softmax(dim=-1)
-    return torch.einsum("hqk,khd->qhd", weights, value.float()).to(query.dtype)
+) -> Float[Tensor, "tokens heads value_dim"]:
+    """Attention inside each segment of a pack and never across one.
+
+    `lengths` are the segments' lengths in tokens and must add up to `tokens`; where they are `SplitLengths`, `tokens`
+    are this rank's share of them (`mindvl.ops.exchange`). With fewer key/value heads than query heads, each key head
+    serves a group of query heads. Values may be narrower than keys.
+    """
+    # Under autocast, rotary embeddings may leave queries and keys in fp32 while values are in the lower precision.
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    split = split_of(lengths)
+    if split is not None:
+        query, key, value = heads_for_rows(query, key, value, split)
+    if sum(lengths) != query.shape[0]:
+        raise ValueError(f"segment lengths add up to {sum(lengths)} tokens, but the pack has {query.shape[0]}")
+    value_dim = value.shape[-1]
+    narrower = query.shape[-1] - value_dim
+    if narrower:  # multi-head latent attention (DeepSeek); zero columns leave the result unchanged
+        value = F.pad(value, (0, narrower))
+    output = choose("packed_attention", value)(query, key, value, tuple(lengths), causal=causal, scale=scale)
+    if narrower:
+        output = output[..., :value_dim]
+    return output if split is None else rows_for_heads(output, split)
 
 
-def packed_attention(
+def repeat_heads(states: Float[Tensor, "tokens kv_heads head_dim"], heads: int) -> Tensor:
+    """Key or value heads once for each query head that they serve."""
+    groups = heads // states.shape[1]
+    return states if groups == 1 else states.repeat_interleave(groups, dim=1)
+
+
+def packed_attention_reference(
     query: Float[Tensor, "tokens heads head_dim"],
     key: Float[Tensor, "tokens kv_heads head_dim"],
     value: Float[Tensor, "tokens kv_heads head_dim"],
@@ -55,30 +77,57 @@ def packed_attention(
     causal: bool,
     scale: float,
 ) -> Float[Tensor, "tokens heads head_dim"]:
-    """Attention inside each segment of a pack and never across one.
+    """The definition: softmax attention under an explicit block-diagonal mask, in plain fp32 operations."""
+    key, value = (repeat_heads(states, query.shape[1]) for states in (key, value))
+    segment = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).to(query.device)
+    allowed = segment[:, None] == segment[None, :]
+    if causal:
+        allowed = allowed.tril()
+    with no_autocast(query):
+        scores = torch.einsum("qhd,khd->hqk", at_least_fp32(query), at_least_fp32(key)) * scale
+        weights = scores.masked_fill(~allowed, float("-inf")).softmax(dim=-1)
+        return torch.einsum("hqk,khd->qhd", weights, at_least_fp32(value)).to(query.dtype)
 
-    `lengths` are the segments' lengths in tokens and must add up to `tokens`. With fewer key/value heads than query
-    heads, each key head serves a group of query heads.
-    """
-    if sum(lengths) != query.shape[0]:
-        raise ValueError(f"segment lengths add up to {sum(lengths)} tokens, but the pack has {query.shape[0]}")
-    # Under autocast, rotary embeddings leave queries and keys in fp32 while values are in the lower precision.
-    query, key = query.to(value.dtype), key.to(value.dtype)
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    if query.device.type == "cpu":
-        # The kernel's backward pass is several times slower in bf16 than in fp32 on short segments.
-        fp32 = (at_least_fp32(states) for states in (query, key, value))
-        layout = _grouped_layout(tuple(lengths), causal)
-        return _GroupedAttention.apply(*fp32, layout, causal, scale).to(value.dtype)
-    parts = zip(*(states.split(list(lengths)) for states in (query, key, value)), strict=True)
+
+def per_segment_attention(
+    query: Float[Tensor, "tokens heads head_dim"],
+    key: Float[Tensor, "tokens kv_heads head_dim"],
+    value: Float[Tensor, "tokens kv_heads head_dim"],
+    lengths: Sequence[int],
+    *,
+    causal: bool,
+    scale: float,
+) -> Float[Tensor, "tokens heads head_dim"]:
+    """PyTorch's scaled_dot_product_attention, a call per segment: slow with many windows, and runs anywhere."""
+    key, value = (repeat_heads(states, query.shape[1]) for states in (key, value))
     outputs = []
-    for segment in parts:
+    for segment in zip(*(states.split(list(lengths)) for states in (query, key, value)), strict=True):
         q, k, v = (part.transpose(0, 1)[None] for part in segment)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
         outputs.append(attended[0].transpose(0, 1))
     return torch.cat(outputs)
+
+
+def why_not_segments(device: str, dtype: torch.dtype) -> str | None:
+    """Its kernel exists on CPUs alone."""
+    return None if device == "cpu" else f"its kernel runs on the cpu, not on {device}"
+
+
+def segments_attention(
+    query: Float[Tensor, "tokens heads head_dim"],
+    key: Float[Tensor, "tokens kv_heads head_dim"],
+    value: Float[Tensor, "tokens kv_heads head_dim"],
+    lengths: Sequence[int],
+    *,
+    causal: bool,
+    scale: float,
+) -> Float[Tensor, "tokens heads head_dim"]:
+    """PyTorch's CPU flash kernel, a call per group of segments of like length."""
+    key, value = (repeat_heads(states, query.shape[1]) for states in (key, value))
+    # The kernel's backward pass is several times slower in bf16 than in fp32 on short segments.
+    fp32 = (at_least_fp32(states) for states in (query, key, value))
+    layout = _grouped_layout(tuple(lengths), causal)
+    return _GroupedAttention.apply(*fp32, layout, causal, scale).to(value.dtype)
 
 
 class _Layout(NamedTuple):

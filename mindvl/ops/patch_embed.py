@@ -11,20 +11,41 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from mindvl.ops.linear import linear
+from mindvl.ops.precision import at_least_fp32, no_autocast, step_dtype
+from mindvl.ops.table import choose
+
 
 def embed_patches(
     patches: Float[Tensor, "patches pixels"], weight: Float[Tensor, "dim channels frames patch patch"]
 ) -> Float[Tensor, "patches dim"]:
     """Embed still patches (channels*patch*patch values) or two-frame patches (twice as many) with a Conv3d's weight."""
-    dim, channels, frames, size, _ = weight.shape
+    _, channels, frames, size, _ = weight.shape
     still_pixels = channels * size * size
-    if patches.shape[1] == still_pixels:
-        kernel = weight.sum(dim=2).reshape(dim, still_pixels)
-    elif patches.shape[1] == still_pixels * frames:
-        kernel = weight.reshape(dim, still_pixels * frames)
-    else:
+    if patches.shape[1] not in (still_pixels, still_pixels * frames):
         raise ValueError(
             f"a patch has {patches.shape[1]} values; the tower takes {still_pixels} (still) "
             f"or {still_pixels * frames} ({frames} frames)"
         )
-    return F.linear(patches, kernel)
+    return choose("patch_embed", patches)(patches, weight)
+
+
+def patch_embed_reference(
+    patches: Float[Tensor, "patches pixels"], weight: Float[Tensor, "dim channels frames patch patch"]
+) -> Float[Tensor, "patches dim"]:
+    """The definition: the convolution itself, in fp32, a still patch shown to it in each frame."""
+    dim, channels, frames, size, _ = weight.shape
+    dtype, pixels = step_dtype(patches), at_least_fp32(patches)
+    with no_autocast(patches):
+        frame = pixels.view(len(patches), channels, -1, size, size).expand(-1, -1, frames, -1, -1)
+        return F.conv3d(frame, at_least_fp32(weight), stride=(frames, size, size)).view(len(patches), dim).to(dtype)
+
+
+def matmul_patch_embed(
+    patches: Float[Tensor, "patches pixels"], weight: Float[Tensor, "dim channels frames patch patch"]
+) -> Float[Tensor, "patches dim"]:
+    """The same as one matrix product, with half the kernel for still patches."""
+    dim, channels, _, size, _ = weight.shape
+    still = patches.shape[1] == channels * size * size
+    kernel = weight.sum(dim=2) if still else weight
+    return linear(patches, kernel.reshape(dim, patches.shape[1]))

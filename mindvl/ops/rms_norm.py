@@ -11,20 +11,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mindvl.ops.precision import at_least_fp32
-
-
-def rms_norm_reference(x: Float[Tensor, "*rows dim"], weight: Float[Tensor, " dim"], eps: float) -> Tensor:
-    """The definition, in fp32: x / sqrt(mean(x^2) + eps) * weight."""
-    x32 = x.float()
-    return (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
+from mindvl.ops.precision import at_least_fp32, step_dtype
+from mindvl.ops.table import choose
 
 
 def rms_norm(x: Float[Tensor, "*rows dim"], weight: Float[Tensor, " dim"], eps: float) -> Float[Tensor, "*rows dim"]:
     """Normalised rows, in the autocast precision where autocast is on, else in that of `x`."""
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    return _RMSNorm.apply(x, weight, eps, dtype)
+    return choose("rms_norm", x)(x, weight, eps)
+
+
+def rms_norm_reference(x: Float[Tensor, "*rows dim"], weight: Float[Tensor, " dim"], eps: float) -> Tensor:
+    """The definition, in fp32: x / sqrt(mean(x^2) + eps) * weight."""
+    x32 = at_least_fp32(x)
+    return (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps) * weight).to(step_dtype(x))
+
+
+def rms_norm_by_hand(x: Float[Tensor, "*rows dim"], weight: Float[Tensor, " dim"], eps: float) -> Tensor:
+    """The same, keeping the input and one number per row for the backward pass."""
+    return _RMSNorm.apply(x, weight, eps, step_dtype(x))
 
 
 class _RMSNorm(torch.autograd.Function):

@@ -58,16 +58,20 @@ def sequence_balance(
     documents: Int[Tensor, " tokens"],
     cu_seqlens: Int[Tensor, " docs_plus_one"],
     weights: Float[Tensor, " tokens"],
+    counts: Int[Tensor, "docs experts"] | None = None,
 ) -> Float[Tensor, ""]:
     """Sequence-wise balance (DeepSeek-V3, arXiv 2412.19437, eq. 17-20, without alpha): 1 per document if even.
 
     Of a document of T tokens: sum over experts of f_i P_i, f_i = E / (k T) times the tokens that chose expert i, and
     P_i the mean of `shares`, which sum to 1 for each token. Where a bias takes part in the choice, f_i counts the
     experts that did the work; the paper's eq. 18 is written without it.
+
+    `counts` are those of the whole documents, where the tokens at hand are only some of theirs.
     """
     num_experts, k = shares.shape[1], chosen.shape[1]
     lengths = cu_seqlens.diff()[:, None]
-    counts = expert_counts(chosen, documents, num_groups=len(lengths), num_experts=num_experts)
+    if counts is None:
+        counts = expert_counts(chosen, documents, num_groups=len(lengths), num_experts=num_experts)
     frequency = counts.to(shares.dtype) * num_experts / (k * lengths.clamp(min=1))
     return ((shares * frequency[documents]).sum(dim=1) * weights).sum()
 

@@ -7,14 +7,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-def swiglu_reference(gate: Float[Tensor, "*rows dim"], up: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
-    """The definition, in fp32."""
-    gate32 = gate.float()
-    return (gate32 * torch.sigmoid(gate32) * up.float()).to(gate.dtype)
+from mindvl.ops.precision import at_least_fp32
+from mindvl.ops.table import choose
 
 
 def swiglu(gate: Float[Tensor, "*rows dim"], up: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
+    """silu(gate) * up, in the precision of its two arguments."""
+    return choose("swiglu", gate)(gate, up)
+
+
+def swiglu_reference(gate: Float[Tensor, "*rows dim"], up: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
+    """The definition, in fp32."""
+    gate32 = at_least_fp32(gate)
+    return (gate32 * torch.sigmoid(gate32) * at_least_fp32(up)).to(gate.dtype)
+
+
+def recomputing_swiglu(gate: Float[Tensor, "*rows dim"], up: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
     """The same, recomputing silu(gate) in the backward pass."""
     return _SwiGLU.apply(gate, up)
 
