@@ -5,11 +5,11 @@ Axis legend, used in every type annotation of the project:
     tokens      positions of one pack, text and visual tokens together
     docs        documents (conversations) in the pack; a document attends only to itself
     supervised  positions whose next token is a target of the loss
-    images      pictures in the pack
-    patches     14x14-pixel squares of all pictures, in the order of 2x2 merge blocks
+    images      pictures and videos in the pack
+    patches     14x14-pixel squares of all pictures, in the order of 2x2 merge blocks; of a video, of two frames each
     merged      visual tokens: `patches / merge**2`
     windows     windows of the vision tower's local attention
-    pixels      values of one patch: channels x patch x patch (still) or x 2 frames (video)
+    pixels      values of one patch: channels x patch x patch, or x 2 frames in a pack that holds a video
     heads, head_dim, dim
 
 A toy pack: two documents, "<img><img>a?b" and "c?d", the first with a picture of 2x4 patches (two visual tokens):
@@ -31,10 +31,15 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
+"""Tokens around a picture or a video, by their names in Qwen's vocabulary ..."""
+IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
+"""... and the placeholders of which the language model sees one per visual token."""
+
 
 @dataclass(frozen=True)
 class ImageGrid:
-    """A picture is a grid of patches: `frames` temporal patches, each `height` x `width` spatial ones."""
+    """A picture is a grid of patches, `height` x `width`; a video of n frames is (n + 1) // 2 such grids, `frames`."""
 
     frames: int
     height: int
@@ -51,7 +56,7 @@ class ImageGrid:
 
 @dataclass
 class VisionInputs:
-    """Pictures of a pack with all metadata that the tower needs, made in the data workers.
+    """Pictures and videos of a pack with all metadata that the tower needs, made in the data workers.
 
     Lengths are Python ints: the forward pass never asks the device how long a segment is.
     """
@@ -65,7 +70,7 @@ class VisionInputs:
     restore_index: Int[Tensor, " merged"]
     """The inverse permutation of `window_index`, without the padding of a pack of fixed shape."""
     image_lengths: tuple[int, ...]
-    """Patches of each full-attention segment (one frame of one picture)."""
+    """Patches of each full-attention segment: one picture, or two frames of a video."""
     window_lengths: tuple[int, ...]
     """Patches of each attention window, in window order."""
 

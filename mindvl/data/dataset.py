@@ -11,10 +11,11 @@ import torch
 from torch.utils.data import Dataset
 
 from mindvl.batch import PackedBatch, SkippedSample
+from mindvl.cores import bind_process
 from mindvl.data.chat import ChatEncoder, Supervision
 from mindvl.data.indexing import reason_of
 from mindvl.data.pack import PATCH_STEP, pack_samples
-from mindvl.data.patches import CHANNELS, prepare_cutting
+from mindvl.data.patches import prepare_cutting
 from mindvl.data.reader import ShardReader
 from mindvl.data.sample import EncodedSample, encode_sample
 from mindvl.data.table import SampleTable
@@ -73,10 +74,11 @@ class PackDataset(Dataset):
         )
 
     def _room(self, rows: Sequence[int]) -> np.ndarray:
-        """Memory for the patches of a pack, as many as planned, with padding."""
+        """Memory for the patches of a pack, as many as planned, with padding; of two frames each if it has a video."""
         planned = int(self.table.patches[list(rows)].sum())
         padding = -planned % PATCH_STEP if self.fixed_shapes else 0
-        return self.allocate((planned + padding, CHANNELS * self.table.pixels.patch**2))
+        has_video = bool(self.table.has_video[list(rows)].any())
+        return self.allocate((planned + padding, self.table.pixels.patch_bytes(has_video=has_video)))
 
     def encode(self, row: int, *, out: np.ndarray | None = None) -> EncodedSample:
         """One sample of the table. Raises ValueError with the reason when it cannot be used after all."""
@@ -108,9 +110,11 @@ def empty_patches(shape: tuple[int, ...]) -> np.ndarray:
     return np.empty(shape, np.uint8)
 
 
-def worker_setup(_: int) -> None:
-    """Data workers decode with one thread each; the cores belong to the training step."""
+def worker_setup(_: int, *, cores: Sequence[int] | None = None) -> None:
+    """Data workers decode with one thread each, on `cores` if given; the cores belong to the training step."""
     torch.set_num_threads(1)
+    if cores is not None:
+        bind_process(cores)
     keep_freed_memory()
     gc.freeze()  # what was imported before the fork need not be looked through, nor its pages be copied
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -151,16 +151,6 @@ def _png_chunks(data: bytes | memoryview) -> Iterator[bytes]:
         place += 12 + int.from_bytes(data[place : place + 4], "big")
 
 
-def fit_to_grid(
-    image: Image.Image, *, patch: int = 14, merge: int = 2, min_pixels: int, max_pixels: int
-) -> Image.Image:
-    """The picture resized, once, to the size that `smart_resize` says."""
-    height, width = smart_resize(
-        image.height, image.width, factor=patch * merge, min_pixels=min_pixels, max_pixels=max_pixels
-    )
-    return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.BICUBIC)
-
-
 def patchify(
     image: Image.Image, *, patch: int = 14, merge: int = 2, min_pixels: int, max_pixels: int
 ) -> tuple[np.ndarray, ImageGrid]:
@@ -168,5 +158,8 @@ def patchify(
 
     A still picture's two temporal slices would be equal, so one is kept (`mindvl.ops.patch_embed`).
     """
-    image = fit_to_grid(image, patch=patch, merge=merge, min_pixels=min_pixels, max_pixels=max_pixels)
-    return cut_patches(image, patch=patch, merge=merge), ImageGrid(1, image.height // patch, image.width // patch)
+    height, width = smart_resize(
+        image.height, image.width, factor=patch * merge, min_pixels=min_pixels, max_pixels=max_pixels
+    )
+    patches = cut_patches(image, patch=patch, merge=merge, size=(height, width))
+    return patches, ImageGrid(1, height // patch, width // patch)

@@ -4,9 +4,9 @@
 one tokenizer, where a long conversation may be cut, and checksums. It is made once per tokenizer (`mindvl data index`,
 or by the first run that needs it) and made anew when the tar or the tokenizer changes.
 
-    row  key  text_tokens  answer_tokens  pictures     rows of the picture columns
-    0    a    31           4              1            0
-    1    b    58           20             2            1, 2
+    row  key  text_tokens  answer_tokens  shows                    rows of the picture columns   image_frame
+    0    a    31           4              a picture                0                             -1
+    1    b    58           20             a picture and a video    1, 2, 3, 4                    -1 0 1 2
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 
 from mindvl.data.storage import FileVersion, is_url, read_whole, write_whole
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the columns change their meaning; files of another format are made anew."""
 
 
@@ -57,7 +57,7 @@ class ShardIndex:
     record_kind: np.ndarray
     """Position in `mindvl.data.records.RECORD_KINDS`."""
     text_tokens: np.ndarray
-    """Tokens of the conversation with one placeholder per picture."""
+    """Tokens of the conversation with one placeholder per picture or video."""
     answer_tokens: np.ndarray
     """Supervised tokens when answers are learnt."""
     spoken_tokens: np.ndarray
@@ -65,15 +65,17 @@ class ShardIndex:
     turns: np.ndarray
     """Answers in the conversation."""
     checksum: np.ndarray
-    """xxh3-64 of the record and the pictures, end to end."""
+    """xxh3-64 of the record and the picture files, end to end."""
     problem: np.ndarray
     """Why the sample cannot be used, as a number into `facts.problems`; 0 for a good one."""
     first_image: np.ndarray
-    """Samples + 1: pictures of sample i are rows first_image[i] to first_image[i+1]."""
+    """Samples + 1: picture files of sample i are rows first_image[i] to first_image[i+1]."""
     image_offset: np.ndarray
     image_bytes: np.ndarray
     image_height: np.ndarray
     image_width: np.ndarray
+    image_frame: np.ndarray
+    """-1 for a still picture, else the number of this frame in its video."""
     first_cut: np.ndarray
     """Samples + 1: earlier ends of sample i, shortest first, are rows first_cut[i] to first_cut[i+1]."""
     cut_messages: np.ndarray
@@ -81,6 +83,7 @@ class ShardIndex:
     cut_answers: np.ndarray
     cut_spoken: np.ndarray
     cut_images: np.ndarray
+    """Pictures and videos before the cut."""
 
     def __len__(self) -> int:
         return len(self.text_tokens)
@@ -92,6 +95,15 @@ class ShardIndex:
     def reason(self, row: int) -> str:
         """Why the sample cannot be used; empty for a good one."""
         return self.facts.problems[int(self.problem[row])]
+
+    @property
+    def num_videos(self) -> int:
+        return int((self.image_frame == 0).sum())
+
+    @property
+    def num_images(self) -> int:
+        """Still pictures."""
+        return int((self.image_frame < 0).sum())
 
     def problem_counts(self) -> dict[str, int]:
         """Samples that cannot be used, by reason."""

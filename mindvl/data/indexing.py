@@ -23,7 +23,14 @@ import xxhash
 from mindvl.data.chat import ChatEncoder, ChatSize
 from mindvl.data.images import image_size
 from mindvl.data.index import ShardFacts, ShardIndex, fits, index_location, read_index, save_index
-from mindvl.data.records import RECORD_KINDS, group_members, parse_record, picture_members, record_members
+from mindvl.data.records import (
+    RECORD_KINDS,
+    frame_numbers,
+    group_members,
+    parse_record,
+    picture_members,
+    record_members,
+)
 from mindvl.data.storage import is_url, open_for_reading, version_of
 from mindvl.data.tar import Member, scan_members
 from mindvl.data.tokenizer import tokenizer_fingerprint
@@ -41,6 +48,7 @@ class _Draft:
     kind: int = 0
     messages: list | None = None
     pictures: tuple[Member, ...] = ()
+    frames: tuple[int, ...] = ()
     sizes: tuple[tuple[int, int], ...] = ()
     checksum: int = 0
     problem: str = ""
@@ -91,7 +99,7 @@ def _whole(location: str, size_bytes: int) -> Iterator[Any]:
 def _draft(key: str, extensions: dict[str, list[Member]], data: memoryview) -> _Draft:
     """Parse the record and read the pictures' headers."""
     pictures = tuple(picture_members(extensions))
-    draft = _Draft(key, pictures=pictures)
+    draft = _Draft(key, pictures=pictures, frames=tuple(frame_numbers(pictures)))
     twice = [members[0].name for members in extensions.values() if len(members) > 1]
     candidates = record_members(extensions)
     if not candidates:
@@ -104,7 +112,8 @@ def _draft(key: str, extensions: dict[str, list[Member]], data: memoryview) -> _
             break
         try:
             text = bytes(data[member.offset : member.offset + member.size])
-            draft.messages = parse_record(text, kind=kind, num_images=len(pictures))["messages"]
+            shown = sum(frame <= 0 for frame in draft.frames)
+            draft.messages = parse_record(text, kind=kind, num_images=shown)["messages"]
             break
         except ValueError as error:
             problem = reason_of(error)
@@ -119,6 +128,8 @@ def _draft(key: str, extensions: dict[str, list[Member]], data: memoryview) -> _
     except ValueError as error:
         draft.problem = draft.problem or reason_of(error)
         draft.sizes = ((0, 0),) * len(pictures)
+    if any(f > 0 and draft.sizes[n] != draft.sizes[n - 1] for n, f in enumerate(draft.frames)):
+        draft.problem = draft.problem or "the frames of a video differ in size"
     return draft
 
 
@@ -130,12 +141,25 @@ def _join(drafts: list[_Draft], sizes: list[ChatSize | ValueError]) -> list[Chat
         if isinstance(size, ValueError):
             draft.problem = reason_of(size)  # a sample's words are judged before its pictures
             size = None
-        elif size is not None and size.images[-1] != len(draft.pictures):
-            draft.problem = f"{size.images[-1]} image placeholders, {len(draft.pictures)} images"
+        elif size is not None and (problem := _mismatch(size.visuals, draft.frames)):
+            draft.problem = problem
         elif size is not None and size.answer_tokens[-1] == 0:
             draft.problem = draft.problem or "no supervised token"
         rows.append(size)
     return rows
+
+
+def _mismatch(placeholders: tuple[str, ...], frames: tuple[int, ...]) -> str:
+    """In what a conversation's placeholders differ from the sample's pictures and videos; empty if in nothing."""
+    shown = tuple("image" if frame < 0 else "video" for frame in frames if frame <= 0)
+    if placeholders == shown:
+        return ""
+    if "video" not in placeholders + shown:
+        return f"{len(placeholders)} image placeholders, {len(shown)} images"
+    if sorted(placeholders) == sorted(shown):
+        return "images and videos are not in the order of their placeholders"
+    counts = [kinds.count(kind) for kinds in (placeholders, shown) for kind in ("image", "video")]
+    return "{} image and {} video placeholders, {} images and {} videos".format(*counts)
 
 
 def _columns(facts: ShardFacts, drafts: list[_Draft], sizes: list[ChatSize | None]) -> ShardIndex:
@@ -145,8 +169,12 @@ def _columns(facts: ShardFacts, drafts: list[_Draft], sizes: list[ChatSize | Non
     cuts = [list(zip(*(column[:-1] for column in _ends(size)), strict=True)) if size else [] for size in sizes]
     tokens = np.asarray(last, np.int64).reshape(-1, 3).astype(np.int32)
     cut = np.asarray([row for rows in cuts for row in rows], np.int64).reshape(-1, 5).astype(np.int32)
-    pictures = [(m.offset, m.size, *size) for d in drafts for m, size in zip(d.pictures, d.sizes, strict=True)]
-    image = np.asarray(pictures, np.int64).reshape(-1, 4)
+    pictures = [
+        (member.offset, member.size, *size, frame)
+        for draft in drafts
+        for member, size, frame in zip(draft.pictures, draft.sizes, draft.frames, strict=True)
+    ]
+    image = np.asarray(pictures, np.int64).reshape(-1, 5)
     records = [(d.record.offset, d.record.size) if d.record else (0, 0) for d in drafts]
     record = np.asarray(records, np.int64).reshape(-1, 2)
     return ShardIndex(
@@ -167,6 +195,7 @@ def _columns(facts: ShardFacts, drafts: list[_Draft], sizes: list[ChatSize | Non
         image_bytes=image[:, 1].astype(np.int32),
         image_height=image[:, 2].astype(np.int32),
         image_width=image[:, 3].astype(np.int32),
+        image_frame=image[:, 4].astype(np.int32),
         first_cut=_starts([len(rows) for rows in cuts]),
         cut_messages=cut[:, 0].copy(),
         cut_tokens=cut[:, 1].copy(),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader
 
+from mindvl.cores import bind_process, cores_of_rank
 from mindvl.data.chat import ChatEncoder
 from mindvl.data.consumed import ConsumedData, left_out
 from mindvl.data.dataset import PackDataset, worker_setup
@@ -16,7 +19,6 @@ from mindvl.data.indexing import index_shards
 from mindvl.data.mixture import Source, WeighBy
 from mindvl.data.overview import describe, differences, fingerprint_of, overview
 from mindvl.data.pack import PATCH_STEP
-from mindvl.data.patches import CHANNELS
 from mindvl.data.plan import PackBudget, PackPlan
 from mindvl.data.progress import align_batch_progress
 from mindvl.data.questions import load_questions
@@ -47,7 +49,7 @@ class PackedShards(L.LightningDataModule):
         max_questions: questions asked per source.
         sequence_length: tokens per pack.
         patch_budget: patches of the vision tower per pack; by default four times the sequence length.
-        max_images: pictures per pack.
+        max_images: pictures and videos per pack.
         too_long: what happens to a conversation larger than a pack: drop it, or cut it after an earlier answer.
         packs_per_step: packs of an optimizer step over all ranks, which the plan keeps alike; by default ranks x
             accumulation, or what the checkpoint was planned for.
@@ -57,6 +59,8 @@ class PackedShards(L.LightningDataModule):
         seed: order of the samples.
         workers: data worker processes.
         prefetch: packs that each worker keeps ready.
+        bind_cores: keep the data workers of each rank of a machine on cores that no other rank's workers use, or the
+            whole rank, training included; by default nothing is bound. See `mindvl.cores`.
         fixed_shapes: pad packs to a handful of shapes; pays where kernels are made per shape (AMX in bf16, NPUs).
     """
 
@@ -78,6 +82,7 @@ class PackedShards(L.LightningDataModule):
         seed: int = 0,
         workers: int = 1,
         prefetch: int = 4,
+        bind_cores: Literal["workers", "rank"] | None = None,
         fixed_shapes: bool = False,
     ):
         super().__init__()
@@ -87,6 +92,8 @@ class PackedShards(L.LightningDataModule):
         self.packs_per_step, self.accept_changed_plan = packs_per_step, accept_changed_plan
         self.index_folder, self.seed = index_folder, seed
         self.workers, self.prefetch, self.fixed_shapes = workers, prefetch, fixed_shapes
+        self.bind_cores = bind_cores
+        self._cores: tuple[int, ...] | None = None
         self.plan: PackPlan | None = None
         """Made when training begins."""
         self._resumed: dict[str, Any] | None = None
@@ -106,6 +113,11 @@ class PackedShards(L.LightningDataModule):
         index_shards(locations, encoder, folder=self.index_folder)
 
     def setup(self, stage: str) -> None:
+        if self.bind_cores is not None and self._cores is None:
+            self._cores = cores_of_rank(self.trainer.local_rank, self.trainer.num_devices)
+            if self.bind_cores == "rank":
+                bind_process(self._cores)
+                torch.set_num_threads(min(torch.get_num_threads(), len(self._cores)))
         tokenizer = load_tokenizer(self.trainer.lightning_module.tokenizer_name)
         self._encoder, self._tokenizer = ChatEncoder(tokenizer), tokenizer_fingerprint(tokenizer)
         if stage == "fit":
@@ -134,9 +146,19 @@ class PackedShards(L.LightningDataModule):
     # Training: a plan, and where in it the run stands.
 
     @property
+    def _ranks(self) -> int:
+        """Ranks that read different packs."""
+        return (self.trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1)
+
+    @property
+    def _rank(self) -> int:
+        """This rank among them."""
+        return (self.trainer.distributed_sampler_kwargs or {}).get("rank", 0)
+
+    @property
     def _step_packs(self) -> int:
         """Packs that an optimizer step really takes."""
-        return self.trainer.world_size * self.trainer.accumulate_grad_batches
+        return self._ranks * self.trainer.accumulate_grad_batches
 
     def train_dataloader(self) -> DataLoader:
         if self.trainer.max_steps < 1:
@@ -148,8 +170,8 @@ class PackedShards(L.LightningDataModule):
             count=steps_left * self.trainer.accumulate_grad_batches,
             start=self._first_pack,
             done=align_batch_progress(self.trainer),
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
+            rank=self._rank,
+            world_size=self._ranks,
         )
         if self.trainer.is_global_zero:
             print(overview(self._train_table, plan), file=sys.stderr, flush=True)
@@ -234,10 +256,9 @@ class PackedShards(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader | list:
         if not self.validation:
             return []
-        world_size = self.trainer.world_size
-        plan = self._validation_table.plan(weigh_by=self.weigh_by, packs_per_step=world_size, seed=self.seed)
-        count = len(plan.epoch(0)) // world_size
-        sampler = PackSampler(plan, count=count, rank=self.trainer.global_rank, world_size=world_size)
+        plan = self._validation_table.plan(weigh_by=self.weigh_by, packs_per_step=self._ranks, seed=self.seed)
+        count = len(plan.epoch(0)) // self._ranks
+        sampler = PackSampler(plan, count=count, rank=self._rank, world_size=self._ranks)
         return self._loader(self._validation_table, sampler)
 
     def test_dataloader(self) -> DataLoader:
@@ -249,7 +270,7 @@ class PackedShards(L.LightningDataModule):
             for name, source in self.test.items()
             for question in load_questions(name, source.shards, limit=self.max_questions)
         ]
-        mine = asked[self.trainer.global_rank :: self.trainer.world_size]
+        mine = asked[self._rank :: self._ranks]
         return DataLoader(mine, batch_size=QUESTIONS_PER_BATCH, collate_fn=list)
 
     predict_dataloader = test_dataloader
@@ -260,7 +281,7 @@ class PackedShards(L.LightningDataModule):
 
     def _loader(self, table: SampleTable, sampler: PackSampler) -> DataLoader:
         phase = self.trainer.lightning_module
-        pixels = phase.pixel_budget
+        patch_bytes = table.pixels.patch_bytes(has_video=bool(table.has_video.any()))
         return PackLoader(
             PackDataset(
                 table,
@@ -270,9 +291,9 @@ class PackedShards(L.LightningDataModule):
                 fixed_shapes=self.fixed_shapes,
             ),
             sampler,
-            slot_bytes=slot_bytes_of(self.budget.tokens, self.budget.patches + PATCH_STEP, CHANNELS * pixels.patch**2),
+            slot_bytes=slot_bytes_of(self.budget.tokens, self.budget.patches + PATCH_STEP, patch_bytes),
             num_workers=self.workers,
             prefetch_factor=self.prefetch if self.workers else None,
-            worker_init_fn=worker_setup,
+            worker_init_fn=partial(worker_setup, cores=self._cores),
             pin_memory=self.trainer.strategy.root_device.type not in ("cpu", "mps"),
         )

@@ -14,6 +14,8 @@ from mindvl.data.cost import max_over_mean
 from mindvl.data.plan import PackPlan
 from mindvl.data.table import SampleTable
 
+_VIDEO_BOUNDS = ("min", "max", "total")
+
 
 def describe(table: SampleTable, plan: PackPlan, **settings: Any) -> dict[str, Any]:
     """Everything that decides the packs, flat, by the names that a config uses.
@@ -32,6 +34,8 @@ def describe(table: SampleTable, plan: PackPlan, **settings: Any) -> dict[str, A
         "max_pixels": table.pixels.max_pixels,
         "cost": [float(f"{value:.6g}") for value in dataclasses.astuple(table.cost)],
     }
+    if table.has_video.any():
+        described |= {f"video_{name}_pixels": getattr(table.pixels, f"video_{name}_pixels") for name in _VIDEO_BOUNDS}
     owners = [table.source_of(int(row)) for row in np.unique(table.shard, return_index=True)[1]]
     shards = dict(zip(np.unique(table.shard).tolist(), owners, strict=True))
     for number, (name, source) in enumerate(table.sources.items()):

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mindvl.batch import PackedBatch, SkippedSample, VisionInputs
+from mindvl.data.patches import join_patches
 from mindvl.data.sample import EncodedSample
 from mindvl.ops.vision_layout import vision_layout
 
@@ -89,8 +90,9 @@ def _pack_pictures(
     num_patches = sum(grid.patches for grid in grids)
     padding = -num_patches % PATCH_STEP if fixed_shapes else 0
     if patches is None:
-        patches = np.empty((num_patches + padding, samples[0].patches.shape[1]), np.uint8)
-        np.concatenate([sample.patches for sample in samples], out=patches[:num_patches])
+        pixels = max(sample.patches.shape[1] for sample in samples)
+        patches = np.empty((num_patches + padding, pixels), np.uint8)
+        join_patches([sample.patches for sample in samples], patches)
     patches = patches[: num_patches + padding]
     patches[num_patches:] = 0
     merged = len(layout.window_index)

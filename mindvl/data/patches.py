@@ -5,17 +5,18 @@ A picture of 2x4 patches is cut in the order of 2x2 merge blocks, each patch cha
     picture   a b | e f        rows of the result   a b c d e f g h
               c d | g h        one row              red (14 x 14), green (14 x 14), blue (14 x 14)
 
-Pillow keeps an RGB picture as four bytes per pixel. The fast path reads them where they lie, over Pillow's Arrow
-interface, and moves each pixel once (0.13 ms for 644x476 pixels); numpy first has a packed copy made and then moves
-each byte (0.56 ms), and is the twin that it is tested against.
+A patch of a video holds two frames, channel by channel: red of the first, red of the second, green of the first, ...
+In a pack that holds a video, a still picture is written in the same shape, as two equal frames; the tower's result is
+the same either way (`mindvl.ops.patch_embed`), and packs without videos stay half as large.
+
+Pillow keeps an RGB picture as four bytes per pixel. The fast path reads them where they lie, resizes them on the way
+(`mindvl.data.resize`) and moves each pixel once (0.13 ms for 644x476 pixels); numpy first has a packed copy made and
+then moves each byte (0.56 ms), and is the twin that it is tested against.
 """
 
 from __future__ import annotations
 
-import ctypes
-import struct
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import no_type_check
 
@@ -23,26 +24,66 @@ import numpy as np
 from numba import njit
 from PIL import Image
 
+from mindvl.data.pillow_memory import PillowPixels
+from mindvl.data.resize import pillow_order, resize_rgb
+
 CHANNELS = 3
 
-_FOREIGN = sys.byteorder != "little" or struct.calcsize("P") != 8
-"""Machines on which Pillow's memory is read the plain way."""
 
+def cut_patches(
+    image: Image.Image,
+    *,
+    patch: int,
+    merge: int,
+    size: tuple[int, int] | None = None,
+    out: np.ndarray | None = None,
+    frame: int = 0,
+) -> np.ndarray:
+    """(patches, 3 * patch * patch) bytes of an RGB picture, resized to `size` (height, width) where it has another.
 
-def cut_patches(image: Image.Image, *, patch: int, merge: int, out: np.ndarray | None = None) -> np.ndarray:
-    """(patches, 3 * patch * patch) bytes of an RGB picture whose sides are multiples of patch * merge.
-
-    Written into `out` where it is given.
+    Sides are multiples of patch * merge then. Written into `out` where it is given; if its rows have room for several
+    frames, `frame` says for which this is.
     """
-    rows, columns = image.height // patch, image.width // patch
+    before = image.height, image.width
+    height, width = after = size or before
+    rows, columns = height // patch, width // patch
     if out is None:
         out = np.empty((rows * columns, CHANNELS * patch * patch), np.uint8)
-    with _Pixels(image) as pixels:
-        if pixels is None:
-            out[:] = cut_patches_numpy(np.asarray(image), patch=patch, merge=merge)
-        else:
-            _cutter(patch)(pixels, merge, out.reshape(rows * columns, CHANNELS, patch, patch))
+    frames = out.reshape(rows * columns, CHANNELS, -1, patch, patch)
+    with PillowPixels(image) as pixels:
+        order = pillow_order() if after != before else None
+        if pixels is not None and (after == before or order is not None):
+            if order is not None:
+                pixels = resize_rgb(pixels, height, width, columns_first=order(before, after))
+            _cutter(patch)(pixels, merge, frames, frame)
+            return out
+    resized = image if after == before else image.resize((width, height), Image.Resampling.BICUBIC)
+    plain = cut_patches_numpy(np.asarray(resized), patch=patch, merge=merge)
+    frames[:, :, frame] = plain.reshape(rows * columns, CHANNELS, patch, patch)
     return out
+
+
+def repeat_frame(out: np.ndarray, *, patch: int) -> None:
+    """Where rows have room for two frames, the first one is shown twice."""
+    frames = out.reshape(len(out), CHANNELS, -1, patch * patch)
+    frames[:, :, 1:] = frames[:, :, :1]
+
+
+def join_patches(parts: Sequence[np.ndarray], out: np.ndarray | None = None) -> np.ndarray:
+    """Patches end to end, into the beginning of `out` where it is given.
+
+    If any of them, or `out`, have room for two frames, all are given it.
+    """
+    pixels = max(part.shape[1] for part in parts) if out is None else out.shape[1]
+    if out is None:
+        out = np.empty((sum(map(len, parts)), pixels), np.uint8)
+    used = 0
+    for part in parts:
+        frames, channel = out.shape[1] // part.shape[1], part.shape[1] // CHANNELS
+        place = out[used : used + len(part)].reshape(len(part), CHANNELS, frames, channel)
+        place[:] = part.reshape(len(part), CHANNELS, 1, channel)
+        used += len(part)
+    return out[:used]
 
 
 def cut_patches_numpy(pixels: np.ndarray, *, patch: int, merge: int) -> np.ndarray:
@@ -54,13 +95,13 @@ def cut_patches_numpy(pixels: np.ndarray, *, patch: int, merge: int) -> np.ndarr
 
 
 @lru_cache
-def _cutter(patch: int) -> Callable[[np.ndarray, int, np.ndarray], None]:
+def _cutter(patch: int) -> Callable[[np.ndarray, int, np.ndarray, int], None]:
     """The loop over pixels, compiled for one size of patch: inner loops of known length are twice as fast."""
 
     @njit(cache=True, nogil=True)
     @no_type_check
-    def cut(pixels, merge, out):
-        """From (height, width) pixels of four bytes, red lowest, to (patches, channels, patch, patch)."""
+    def cut(pixels, merge, out, frame):
+        """From (height, width) pixels of four bytes, red lowest, to (patches, channels, frames, patch, patch)."""
         rows, columns = pixels.shape[0] // patch, pixels.shape[1] // patch
         number = 0
         for block_row in range(rows // merge):
@@ -70,9 +111,9 @@ def _cutter(patch: int) -> Callable[[np.ndarray, int, np.ndarray], None]:
                         for y in range(patch):
                             for x in range(patch):
                                 pixel = pixels[row * patch + y, column * patch + x]
-                                out[number, 0, y, x] = pixel & 0xFF
-                                out[number, 1, y, x] = (pixel >> 8) & 0xFF
-                                out[number, 2, y, x] = (pixel >> 16) & 0xFF
+                                out[number, 0, frame, y, x] = pixel & 0xFF
+                                out[number, 1, frame, y, x] = (pixel >> 8) & 0xFF
+                                out[number, 2, frame, y, x] = (pixel >> 16) & 0xFF
                         number += 1
 
     return cut
@@ -80,53 +121,5 @@ def _cutter(patch: int) -> Callable[[np.ndarray, int, np.ndarray], None]:
 
 def prepare_cutting(patch: int) -> None:
     """Compile, or load what was compiled before, so that data workers inherit it."""
-    _cutter(patch)(np.zeros((patch, patch), np.uint32), 1, np.zeros((1, CHANNELS, patch, patch), np.uint8))
-
-
-_ARROW_ARRAY = struct.Struct("=5q5Q")
-"""length, null_count, offset, n_buffers, n_children; buffers, children, dictionary, release, private_data.
-
-https://arrow.apache.org/docs/format/CDataInterface.html, on machines with addresses of 8 bytes.
-"""
-
-_capsule_address = ctypes.pythonapi.PyCapsule_GetPointer
-_capsule_address.restype, _capsule_address.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-
-
-def _addresses(place: int, count: int) -> tuple[int, ...]:
-    return struct.unpack(f"={count}Q", ctypes.string_at(place, 8 * count))
-
-
-class _Pixels:
-    """A picture's pixels as (height, width) uint32 where Pillow keeps them, for as long as the block lasts.
-
-    None where it cannot show them: in an older Pillow, for a picture in several blocks of memory (over 16 MB), on a
-    machine that stores the highest byte first.
-    """
-
-    def __init__(self, image: Image.Image):
-        self._image = image
-        self._capsules: tuple[object, object] | None = None
-
-    def __enter__(self) -> np.ndarray | None:
-        image = self._image
-        if not hasattr(image, "__arrow_c_array__") or _FOREIGN or image.mode != "RGB":
-            return None
-        try:
-            self._capsules = image.__arrow_c_array__()
-        except (ValueError, MemoryError):
-            return None
-        place = _capsule_address(self._capsules[1], b"arrow_array")
-        length, _, offset, _, children, _, child, *_ = _ARROW_ARRAY.unpack(ctypes.string_at(place, _ARROW_ARRAY.size))
-        if children != 1 or offset or length != image.width * image.height:
-            return None
-        (bands,) = _addresses(child, 1)
-        length, _, offset, buffers, _, held, *_ = _ARROW_ARRAY.unpack(ctypes.string_at(bands, _ARROW_ARRAY.size))
-        if length != 4 * image.width * image.height or offset or buffers != 2:
-            return None
-        _, first = _addresses(held, 2)
-        memory = (ctypes.c_char * length).from_address(first)
-        return np.frombuffer(memory, np.uint32).reshape(image.height, image.width)
-
-    def __exit__(self, *_) -> None:
-        self._capsules = None
+    pillow_order()
+    _cutter(patch)(np.zeros((patch, patch), np.uint32), 1, np.zeros((1, CHANNELS, 1, patch, patch), np.uint8), 0)

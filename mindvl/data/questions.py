@@ -10,13 +10,14 @@ from pathlib import Path
 from PIL import Image
 
 from mindvl.data.images import open_image
+from mindvl.data.raw import Visual, files_of, kind_of
 from mindvl.data.reader import read_samples
 from mindvl.data.storage import find_shards
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question about one or more pictures, and how its answer is judged.
+    """One question about pictures or videos, and how its answer is judged.
 
     `metric` names a function of `mindvl.eval.scoring`.
     """
@@ -26,12 +27,17 @@ class Question:
     text: str
     answer: str
     metric: str
-    images: tuple[bytes, ...]
+    images: tuple[Visual, ...]
+
+    @property
+    def files(self) -> tuple[bytes, ...]:
+        """All picture files, frames of videos among them."""
+        return files_of(self.images)
 
     @property
     def messages(self) -> list[dict]:
-        """The question as a conversation of one turn, pictures first."""
-        content = [{"type": "image"} for _ in self.images]
+        """The question as a conversation of one turn, pictures and videos first."""
+        content = [{"type": kind_of(image)} for image in self.images]
         return [{"role": "user", "content": [*content, {"type": "text", "text": self.text}]}]
 
     def blanked(self) -> Question:
@@ -39,7 +45,11 @@ class Question:
         return replace(self, images=tuple(_blank(image) for image in self.images))
 
 
-def _blank(image: bytes) -> bytes:
+def _blank(image: Visual) -> Visual:
+    return _blank_picture(image) if isinstance(image, bytes) else tuple(_blank_picture(frame) for frame in image)
+
+
+def _blank_picture(image: bytes) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", open_image(image).size, (255, 255, 255)).save(buffer, "PNG")
     return buffer.getvalue()

@@ -8,8 +8,16 @@ from collections.abc import Callable, Iterator
 import xxhash
 
 from mindvl.data.index import ShardIndex
-from mindvl.data.raw import RawSample
-from mindvl.data.records import RECORD_KINDS, group_members, parse_record, picture_members, record_members
+from mindvl.data.raw import RawSample, Visual
+from mindvl.data.records import (
+    RECORD_KINDS,
+    as_visuals,
+    frame_numbers,
+    group_members,
+    parse_record,
+    picture_members,
+    record_members,
+)
 from mindvl.data.storage import SeekableFile, is_url, open_for_reading, read_range, version_of
 from mindvl.data.tar import Member, scan_members
 
@@ -36,10 +44,11 @@ class ShardReader:
         file.seek(offset)
         return file.read(size)
 
-    def sample(self, location: str, index: ShardIndex, row: int) -> tuple[dict, list[bytes]]:
-        """The record and the picture files of a sample. Raises ValueError when they are not what was indexed."""
+    def sample(self, location: str, index: ShardIndex, row: int) -> tuple[dict, list[Visual]]:
+        """The record, pictures and videos of a sample. Raises ValueError when they are not what was indexed."""
         files = [self.read(location, int(index.record_offset[row]), int(index.record_bytes[row]))]
-        for picture in range(int(index.first_image[row]), int(index.first_image[row + 1])):
+        first, last = int(index.first_image[row]), int(index.first_image[row + 1])
+        for picture in range(first, last):
             files.append(self.read(location, int(index.image_offset[picture]), int(index.image_bytes[picture])))
         digest = xxhash.xxh3_64()
         for file in files:
@@ -47,7 +56,8 @@ class ShardReader:
         if digest.intdigest() != int(index.checksum[row]):
             raise ValueError("the bytes are not those that were indexed")
         kind = RECORD_KINDS[int(index.record_kind[row])]
-        return parse_record(files[0], kind=kind, num_images=len(files) - 1), files[1:]
+        visuals = as_visuals(files[1:], index.image_frame[first:last].tolist())
+        return parse_record(files[0], kind=kind, num_images=len(visuals)), visuals
 
     def close(self) -> None:
         while self._files:
@@ -66,7 +76,8 @@ def read_samples(location: str, *, refused: Callable[[str, str], None] | None = 
     size_bytes = version_of(location).size_bytes
     with contextlib.closing(open_for_reading(location)) as file:
         for key, extensions in group_members(scan_members(file, location, size_bytes)).items():
-            images = [_read_member(file, member) for member in picture_members(extensions)]
+            members = picture_members(extensions)
+            images = as_visuals([_read_member(file, member) for member in members], frame_numbers(members))
             problem = "no .json or .txt record"
             for kind, member in record_members(extensions):
                 try:

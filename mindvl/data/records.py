@@ -3,21 +3,29 @@
     ours, and webdataset's         a.json {"messages": [...]}      a.0.png a.1.jpg
     caption pairs (img2dataset)    a.jpg a.txt                     a.jpg a.json {"caption": "..."}
     question and answer            a.jpg a.json {"question": "...", "answer": "..."}
+    a video between two pictures   a.json           a.0.png a.1.0000.jpg a.1.0001.jpg a.1.0002.jpg a.2.png
 
 A pair becomes a conversation in which the user shows the picture and the assistant says the caption. Members that hold
 neither text nor picture are left alone; nothing is ever unpickled.
+
+A video is a run of picture files, one per frame, and no container: the index learns sizes from their headers, any
+range of frames is a range of bytes, a worker decodes frames with what it decodes pictures with, and webdataset reads
+them too. A frame costs the 512 bytes of its tar header; motion is not compressed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 
+from mindvl.data.raw import Visual
 from mindvl.data.tar import Member
 
 IMAGE_EXTENSIONS = frozenset(("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff"))
 RECORD_KINDS = ("json", "txt")
 _CAPTION_KEYS = ("caption", "text")
+_FRAME = re.compile(r"(?P<number>\d+)\.(?P<frame>\d+)\.[a-z]+")
 
 
 def group_members(members: Iterable[Member]) -> dict[str, dict[str, list[Member]]]:
@@ -33,14 +41,46 @@ def group_members(members: Iterable[Member]) -> dict[str, dict[str, list[Member]
 
 
 def picture_members(extensions: dict[str, list[Member]]) -> list[Member]:
-    """A sample's pictures in the order of their numbers: `0.png` before `10.jpg`."""
+    """A sample's pictures and frames in the order of their numbers: `0.png` before `10.jpg`."""
     names = [name for name in extensions if name.rsplit(".", 1)[-1] in IMAGE_EXTENSIONS]
     return [extensions[name][0] for name in sorted(names, key=_picture_order)]
 
 
 def _picture_order(extension: str) -> tuple:
+    if frame := _FRAME.fullmatch(extension):
+        return (0, int(frame["number"]), int(frame["frame"]), extension)
     number = extension.split(".", 1)[0]
-    return (0, int(number), extension) if number.isdigit() else (1, 0, extension)
+    return (0, int(number), -1, extension) if number.isdigit() else (1, 0, -1, extension)
+
+
+def frame_numbers(members: Sequence[Member]) -> list[int]:
+    """-1 for each still picture, and 0, 1, 2, ... for the frames of each video; members as `picture_members` sorts."""
+    numbers: list[int] = []
+    video = None
+    for member in members:
+        parts = member.key_and_extension
+        found = _FRAME.fullmatch(parts[1]) if parts else None
+        if found is None:
+            numbers.append(-1)
+        else:
+            numbers.append(numbers[-1] + 1 if int(found["number"]) == video else 0)
+        video = int(found["number"]) if found else None
+    return numbers
+
+
+def as_visuals(files: Sequence[bytes], frames: Sequence[int]) -> list[Visual]:
+    """Picture files as pictures and videos, by the frame numbers of the files."""
+    visuals: list[bytes | list[bytes]] = []
+    for file, frame in zip(files, frames, strict=True):
+        if frame < 0:
+            visuals.append(file)
+        elif frame == 0:
+            visuals.append([file])
+        else:
+            last = visuals[-1]
+            assert isinstance(last, list)
+            last.append(file)
+    return [visual if isinstance(visual, bytes) else tuple(visual) for visual in visuals]
 
 
 def record_members(extensions: dict[str, list[Member]]) -> list[tuple[str, Member]]:

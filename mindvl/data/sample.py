@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from mindvl.batch import ImageGrid
 from mindvl.data.chat import ChatEncoder, Supervision
-from mindvl.data.images import fit_to_grid, open_image
-from mindvl.data.patches import CHANNELS, cut_patches
+from mindvl.data.images import image_size, open_image, smart_resize
+from mindvl.data.patches import cut_patches, repeat_frame
+from mindvl.data.pixels import PixelBudget
+from mindvl.data.raw import Visual, kind_of
 
-
-@dataclass(frozen=True)
-class PixelBudget:
-    """Bounds on the area of a resized picture, in pixels, and the sizes of patches it is cut into."""
-
-    min_pixels: int = 4 * 28 * 28
-    max_pixels: int = 1280 * 28 * 28
-    patch: int = 14
-    merge: int = 2
-
-    def __post_init__(self):
-        if self.min_pixels > self.max_pixels:
-            raise ValueError(f"min_pixels is {self.min_pixels}, more than max_pixels, {self.max_pixels}")
+__all__ = [
+    "EncodedSample",
+    "PixelBudget",
+    "check_visuals",
+    "cut_visuals",
+    "encode_sample",
+    "visual_grids",
+    "widen_placeholders",
+]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class EncodedSample:
     targets: np.ndarray
     image_positions: np.ndarray
     patches: np.ndarray
-    """(patches, channels * patch * patch) bytes of all pictures, end to end."""
+    """(patches, channels * patch * patch) bytes of all pictures, end to end; twice as many if one is a video."""
     grids: list[ImageGrid]
 
 
@@ -44,7 +44,7 @@ def encode_sample(
     key: str,
     source: str,
     messages: list[dict],
-    images: list[bytes],
+    images: Sequence[Visual],
     encoder: ChatEncoder,
     budget: PixelBudget,
     *,
@@ -58,56 +58,112 @@ def encode_sample(
     messages are those of an index, byte for byte.
     """
     chat = encoder.encode(messages, supervise=supervise, checked=checked)
-    if chat.num_images != len(images):
-        raise ValueError(f"the conversation has {chat.num_images} image placeholders, the sample {len(images)} images")
-    patches, grids = cut_pictures(images, budget, out)
+    check_visuals(chat.visuals, images)
+    patches, grids = cut_visuals(images, budget, out)
     ids, learnt, image_positions = widen_placeholders(
         np.asarray(chat.input_ids, np.int64),
         np.asarray(chat.supervised, bool),
         [grid.merged(budget.merge) for grid in grids],
-        encoder.image_token_id,
+        *encoder.placeholder_ids,
     )
     targets = np.full(len(ids), -1, np.int64)
     targets[:-1][learnt[1:]] = ids[1:][learnt[1:]]
     return EncodedSample(key, source, ids, targets, image_positions, patches, grids)
 
 
-def cut_pictures(
-    images: list[bytes], budget: PixelBudget, out: np.ndarray | None = None
-) -> tuple[np.ndarray, list[ImageGrid]]:
-    """Patches of encoded pictures end to end, and their grids; each is cut while it is still in the cache.
-
-    Raises ValueError when one does not decode, or when they do not fit into `out`.
-    """
-    cut, grids, used = [], [], 0
-    for data in images:
-        picture = fit_to_grid(
-            open_image(data),
-            patch=budget.patch,
-            merge=budget.merge,
-            min_pixels=budget.min_pixels,
-            max_pixels=budget.max_pixels,
+def check_visuals(placeholders: Sequence[str], images: Sequence[Visual]) -> None:
+    """Raises ValueError unless each placeholder of a conversation ("image" or "video") has its picture or video."""
+    if len(placeholders) != len(images):
+        raise ValueError(
+            f"the conversation has {len(placeholders)} image placeholders, the sample {len(images)} images"
         )
-        grid = ImageGrid(1, picture.height // budget.patch, picture.width // budget.patch)
-        if out is not None and used + grid.patches > len(out):
-            raise ValueError(f"more patches than planned: {used + grid.patches}, the pack has room for {len(out)}")
-        place = None if out is None else out[used : used + grid.patches]
-        cut.append(cut_patches(picture, patch=budget.patch, merge=budget.merge, out=place))
-        grids.append(grid)
-        used += grid.patches
-    if out is not None:
-        return out[:used], grids
-    return np.concatenate([*cut, np.zeros((0, CHANNELS * budget.patch**2), np.uint8)]), grids
+    for number, (kind, visual) in enumerate(zip(placeholders, images, strict=True)):
+        if kind != kind_of(visual):
+            raise ValueError(f"placeholder {number} is of type {kind}, the sample has a {kind_of(visual)} there")
+
+
+def cut_visuals(
+    images: Sequence[Visual], budget: PixelBudget, out: np.ndarray | None = None
+) -> tuple[np.ndarray, list[ImageGrid]]:
+    """Patches of encoded pictures and videos end to end, and their grids; each is cut while it is still in the cache.
+
+    Rows have room for two frames if there is a video, or if those of `out` have it. Raises ValueError when something
+    does not decode, when the frames of a video differ in size, or when all do not fit into `out`.
+    """
+    has_video = any(kind_of(visual) == "video" for visual in images)
+    pixels = budget.patch_bytes(has_video=has_video) if out is None else out.shape[1]
+    cut, grids, used = [np.zeros((0, pixels), np.uint8)], [], 0
+    for visual in images:
+        begin = used
+        for number, (picture, size) in enumerate(_pictures(visual, budget)):
+            if number % budget.frames == 0:
+                grid = ImageGrid(1, size[0] // budget.patch, size[1] // budget.patch)
+                if out is not None and used + grid.patches > len(out):
+                    need = used + grid.patches
+                    raise ValueError(f"more patches than planned: {need}, the pack has room for {len(out)}")
+                place = np.empty((grid.patches, pixels), np.uint8) if out is None else out[used : used + grid.patches]
+                cut.append(place)
+                used += grid.patches
+            cut_patches(
+                picture, patch=budget.patch, merge=budget.merge, size=size, out=place, frame=number % budget.frames
+            )
+        if number % budget.frames == 0:
+            repeat_frame(place, patch=budget.patch)
+        grids.append(ImageGrid((used - begin) // grid.patches, grid.height, grid.width))
+    return np.concatenate(cut) if out is None else out[:used], grids
+
+
+def visual_grids(images: Sequence[Visual], budget: PixelBudget) -> list[ImageGrid]:
+    """The grids that `cut_visuals` would make, from the headers of the files alone."""
+    grids = []
+    for visual in images:
+        if isinstance(visual, bytes):
+            height, width = smart_resize(
+                *image_size(visual),
+                factor=budget.factor,
+                min_pixels=budget.min_pixels,
+                max_pixels=budget.max_pixels,
+            )
+        else:
+            height, width = budget.frame_size(*image_size(visual[0]), num_frames=len(visual))
+        slices = 1 if isinstance(visual, bytes) else -(-len(visual) // budget.frames)
+        grids.append(ImageGrid(slices, height // budget.patch, width // budget.patch))
+    return grids
+
+
+def _pictures(visual: Visual, budget: PixelBudget) -> Iterator[tuple[Image.Image, tuple[int, int]]]:
+    """A picture, or the frames of a video, at least one, and the size (height, width) that each is resized to."""
+    if isinstance(visual, bytes):
+        picture = open_image(visual)
+        yield (
+            picture,
+            smart_resize(
+                picture.height,
+                picture.width,
+                factor=budget.factor,
+                min_pixels=budget.min_pixels,
+                max_pixels=budget.max_pixels,
+            ),
+        )
+        return
+    if not visual:
+        raise ValueError("the video has 0 frames")
+    first = None
+    for file in visual:
+        frame = open_image(file)
+        first = first or frame.size
+        if frame.size != first:
+            raise ValueError("the frames of a video differ in size: {}x{} and {}x{}".format(*first, *frame.size))
+        yield frame, budget.frame_size(frame.height, frame.width, num_frames=len(visual))
 
 
 def widen_placeholders(
-    ids: np.ndarray, learnt: np.ndarray, visual_tokens: list[int], image_token_id: int
+    ids: np.ndarray, learnt: np.ndarray, visual_tokens: list[int], *placeholder_ids: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Repeat each image placeholder once per visual token of its picture; also where these tokens are."""
-    is_image = ids == image_token_id
+    """Repeat each placeholder once per visual token of its picture or video; also where these tokens are."""
     if not visual_tokens:
-        return ids, learnt, np.flatnonzero(is_image)
+        return ids, learnt, np.zeros(0, np.int64)
+    is_placeholder = np.logical_or.reduce([ids == token for token in placeholder_ids])
     repeats = np.ones(len(ids), np.int64)
-    repeats[is_image] = visual_tokens
-    ids = np.repeat(ids, repeats)
-    return ids, np.repeat(learnt, repeats), np.flatnonzero(ids == image_token_id)
+    repeats[is_placeholder] = visual_tokens
+    return np.repeat(ids, repeats), np.repeat(learnt, repeats), np.flatnonzero(np.repeat(is_placeholder, repeats))

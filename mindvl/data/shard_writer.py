@@ -4,10 +4,11 @@
         for sample in samples:
             writer.write(sample)          # out/notes-000000.tar, out/notes-000001.tar, ...
 
-A shard is a plain tar in webdataset's layout: sample "chart/7" with two pictures is `chart/7.0.png`, `chart/7.1.jpg`
-and `chart/7.json`. It grows under a temporary name in the same folder, is flushed to the disk and only then renamed, so
-a name that ends in .tar is a finished shard. What a picture is called follows from its first bytes, not from the name
-that it once had: in other people's data many a `.jpg` is something else.
+A shard is a plain tar in webdataset's layout. Sample "chart/7" with two pictures is `chart/7.0.png`, `chart/7.1.jpg`
+and `chart/7.json`; were the second one a video, `chart/7.1.0000.jpg`, `chart/7.1.0001.jpg`, ... It grows under a
+temporary name in the same folder, is flushed to the disk and only then renamed, so a name that ends in .tar is a
+finished shard. What a picture is called follows from its first bytes, not from the name that it once had: in other
+people's data many a `.jpg` is something else.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from mindvl.data.raw import RawSample
+from mindvl.data.raw import RawSample, Visual
 
 MAX_KEY_CHARS = 64
 """A tar's plain header has room for names of 100 bytes; longer keys are cut by `safe_key` and end in a hash."""
@@ -73,7 +75,7 @@ class ShardWriter:
         tar should have (see `check_key`), for a picture of an unknown format and for a record that is not JSON.
         """
         check_key(sample.key)
-        members = {f"{n}.{picture_extension(data)}": data for n, data in enumerate(sample.images)}
+        members = dict(_picture_files(sample.images))
         members["json"] = encode_record(sample.record)
         size_bytes = sum(_BLOCK_BYTES + -(-len(data) // _BLOCK_BYTES) * _BLOCK_BYTES for data in members.values())
         if self._open is not None:
@@ -110,6 +112,18 @@ class ShardWriter:
         elif self._open is not None:
             shard, self._open = self._open, None
             shard.discard()
+
+
+def _picture_files(images: Sequence[Visual]) -> Iterator[tuple[str, bytes]]:
+    """(extension, bytes) of the members that hold pictures and frames."""
+    for number, visual in enumerate(images):
+        if isinstance(visual, bytes):
+            yield f"{number}.{picture_extension(visual)}", visual
+            continue
+        if not visual:
+            raise ValueError(f"video {number} of the sample has 0 frames")
+        for frame, data in enumerate(visual):
+            yield f"{number}.{frame:04d}.{picture_extension(data)}", data
 
 
 class _OpenShard:

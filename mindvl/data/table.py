@@ -1,8 +1,8 @@
 """All usable samples of a mixture as one table: what a plan is made of, and where each sample lies.
 
-A row costs 32 bytes; keys, offsets and picture sizes stay in the shards' indexes, which are opened when a sample is
+A row costs 33 bytes; keys, offsets and picture sizes stay in the shards' indexes, which are opened when a sample is
 read. What cannot be used is left out here, before training, and counted by source, shard and reason. A conversation
-longer than a pack is dropped or cut after an earlier answer, never inside a picture, as `too_long` says.
+longer than a pack is dropped or cut after an earlier answer, never inside a picture or video, as `too_long` says.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Literal
 import numpy as np
 
 from mindvl.data.cost import CostModel
-from mindvl.data.images import MAX_ASPECT_RATIO, smart_resize_many
+from mindvl.data.images import MAX_ASPECT_RATIO
 from mindvl.data.index import ShardIndex, index_location, read_index
 from mindvl.data.indexing import load_index
 from mindvl.data.mixture import Source, WeighBy, mix
+from mindvl.data.pixels import PixelBudget
 from mindvl.data.plan import PackBudget, PackPlan
-from mindvl.data.sample import PixelBudget
 from mindvl.data.storage import find_shards
 
 TooLong = Literal["drop", "cut"]
@@ -47,8 +47,23 @@ class _Columns:
     tokens: np.ndarray
     patches: np.ndarray
     images: np.ndarray
+    """Pictures and videos."""
+    has_video: np.ndarray
     supervised: np.ndarray
     vision_cost: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Pictures and videos of a shard, end to end, and running sums over them: entry i is about the first i."""
+
+    first: np.ndarray
+    """Samples + 1: those of sample i are rows first[i] to first[i+1]."""
+    visual_tokens: np.ndarray
+    odd: np.ndarray
+    """How many are too narrow."""
+    videos: np.ndarray
+    cost: np.ndarray
 
 
 class SampleTable:
@@ -98,9 +113,12 @@ class SampleTable:
                 raise ValueError(f"source {name} has 0 usable samples in {source.shards}; left out: {reasons}")
         self.starts = np.asarray(starts, np.int64)
         self.shard = np.concatenate(shard)
-        self.row, self.messages, self.tokens, self.patches, self.images, self.supervised, self.vision_cost = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in _Columns.__dataclass_fields__
-        )
+        columns = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in _Columns.__dataclass_fields__
+        }
+        self.row, self.messages, self.tokens = columns["row"], columns["messages"], columns["tokens"]
+        self.patches, self.images, self.has_video = columns["patches"], columns["images"], columns["has_video"]
+        self.supervised, self.vision_cost = columns["supervised"], columns["vision_cost"]
         self._index = lru_cache(maxsize=_OPEN_INDEXES)(self._open_index)
 
     def __len__(self) -> int:
@@ -108,17 +126,10 @@ class SampleTable:
 
     def _usable(self, source: str, location: str, index: ShardIndex) -> _Columns:
         """The rows of a shard that fit into a pack, perhaps after a cut; the others are counted."""
-        factor = self.pixels.patch * self.pixels.merge
-        height, width = smart_resize_many(
-            index.image_height, index.image_width,
-            factor=factor, min_pixels=self.pixels.min_pixels, max_pixels=self.pixels.max_pixels,
-        )  # fmt: skip
-        merged = height * width // factor**2
-        patches = merged * self.pixels.merge**2
-        totals = [_running(column) for column in (merged, (merged == 0).astype(np.int64), self.cost.vision(patches))]
-        first, last = index.first_image[:-1], index.first_image[1:]
-        visual, odd, vision_cost = (total[last] - total[first] for total in totals)
-        images = last - first
+        shown = self._shown(index)
+        first, last = shown.first[:-1], shown.first[1:]
+        images, odd = last - first, shown.odd[last] - shown.odd[first]
+        visual = shown.visual_tokens[last] - shown.visual_tokens[first]
         tokens = index.text_tokens - images + visual
         supervised = index.answer_tokens if self._supervise == "answers" else index.spoken_tokens
         columns = _Columns(
@@ -127,8 +138,9 @@ class SampleTable:
             tokens=tokens.astype(np.int32),
             patches=(visual * self.pixels.merge**2).astype(np.int32),
             images=images.astype(np.int32),
+            has_video=shown.videos[last] > shown.videos[first],
             supervised=supervised.astype(np.int32),
-            vision_cost=vision_cost.astype(np.float32),
+            vision_cost=(shown.cost[last] - shown.cost[first]).astype(np.float32),
         )
         reasons = np.asarray(index.facts.problems, object)[index.problem]
         budget = self.budget
@@ -140,27 +152,40 @@ class SampleTable:
         }.items():
             reasons[wrong & (reasons == "")] = reason
         if self.too_long == "cut":
-            self._cut(source, index, columns, reasons, odd, totals)
+            self._cut(source, index, columns, reasons, odd, shown)
         for reason, count in Counter(reasons[reasons != ""]).items():
             self.left_out[LeftOut(source, location, reason)] += count
         good = np.flatnonzero(reasons == "")
         return _Columns(*(getattr(columns, name)[good] for name in _Columns.__dataclass_fields__))
 
-    def _cut(self, source, index: ShardIndex, columns: _Columns, reasons, odd, totals) -> None:
+    def _shown(self, index: ShardIndex) -> _Shown:
+        """What the pictures and videos of a shard become under the pixel budget."""
+        starts = np.flatnonzero(index.image_frame <= 0)
+        num_files = np.diff(starts, append=len(index.image_frame))
+        is_video = index.image_frame[starts] == 0
+        tokens, slices = self.pixels.slices(
+            index.image_height[starts], index.image_width[starts], np.where(is_video, num_files, 0)
+        )
+        columns = (tokens * slices, tokens == 0, is_video, self.cost.vision(tokens * self.pixels.merge**2) * slices)
+        return _Shown(np.searchsorted(starts, index.first_image), *(_running(column) for column in columns))
+
+    def _cut(self, source, index: ShardIndex, columns: _Columns, reasons, odd, shown: _Shown) -> None:
         """Shorten conversations that are too large to their longest beginning, answer included, that fits."""
         budget = self.budget
         for row in np.flatnonzero((reasons != "") & (index.problem == 0) & (odd == 0)).tolist():
             for cut in range(int(index.first_cut[row + 1]) - 1, int(index.first_cut[row]) - 1, -1):
-                images, first = int(index.cut_images[cut]), int(index.first_image[row])
-                visual = int(totals[0][first + images] - totals[0][first])
+                images, first = int(index.cut_images[cut]), int(shown.first[row])
+                last = first + images
+                visual = int(shown.visual_tokens[last] - shown.visual_tokens[first])
                 tokens, patches = int(index.cut_tokens[cut]) - images + visual, visual * self.pixels.merge**2
                 if tokens > budget.tokens or patches > budget.patches or images > budget.images:
                     continue
                 learnt = index.cut_answers if self._supervise == "answers" else index.cut_spoken
                 columns.messages[row] = index.cut_messages[cut]
                 columns.tokens[row], columns.patches[row], columns.images[row] = tokens, patches, images
+                columns.has_video[row] = shown.videos[last] > shown.videos[first]
                 columns.supervised[row] = learnt[cut]
-                columns.vision_cost[row] = totals[2][first + images] - totals[2][first]
+                columns.vision_cost[row] = shown.cost[last] - shown.cost[first]
                 reasons[row] = ""
                 self.cut_samples[source] += 1
                 break
@@ -209,5 +234,6 @@ class SampleTable:
 
 
 def _running(column: np.ndarray) -> np.ndarray:
-    """Sums of the first 0, 1, 2, ... values."""
-    return np.concatenate([np.zeros(1, column.dtype), np.cumsum(column)])
+    """Sums of the first 0, 1, 2, ... values; truth values are counted."""
+    sums = np.cumsum(column)
+    return np.concatenate([np.zeros(1, sums.dtype), sums])

@@ -7,14 +7,18 @@ minutes, where one glyph per token makes reading learnable.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-VISION_START, IMAGE_PAD, VISION_END = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
-"""Qwen's vision tokens; the language model sees one IMAGE_PAD per visual token."""
+from mindvl.batch import IMAGE_PAD, VIDEO_PAD, VISION_END, VISION_START
+from mindvl.data.chat_template import teach_pictures
+
+log = logging.getLogger(__name__)
 
 _SPECIAL = (
     "<|endoftext|>",
@@ -25,12 +29,14 @@ _SPECIAL = (
     VISION_START,
     IMAGE_PAD,
     VISION_END,
+    VIDEO_PAD,  # last, so that the others keep their ids
 )
 
 _TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message.role + '|>' }}"
     "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
-    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
+    "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif part.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
@@ -57,22 +63,88 @@ def byte_tokenizer(words: Iterable[str] = ()) -> PreTrainedTokenizerFast:
         additional_special_tokens=list(_SPECIAL),
         chat_template=_TEMPLATE,
         clean_up_tokenization_spaces=False,
+        name_or_path="bytes",
     )
 
 
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """A tokenizer from a hub id or folder; the name "bytes" makes `byte_tokenizer()`.
 
-    Raises ValueError when it lacks the vision tokens or a chat template.
+    One without tokens for pictures gets them behind its last id, in a fixed order, and a chat template that shows
+    texts only learns to show pictures. Code that a folder brings is never run. ValueError without a chat template.
     """
-    tokenizer = byte_tokenizer() if str(name) == "bytes" else AutoTokenizer.from_pretrained(str(name))
-    vocabulary = tokenizer.get_vocab()
-    missing = [token for token in (VISION_START, IMAGE_PAD, VISION_END) if token not in vocabulary]
-    if missing:
-        raise ValueError(f"tokenizer {name}: no token for {', '.join(missing)}, which mark a picture's place")
+    if str(name) == "bytes":
+        return byte_tokenizer()
+    tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ValueError(f"tokenizer {name}: {type(tokenizer).__name__} has no tokenizer.json, which texts are read by")
     if tokenizer.chat_template is None:
-        raise ValueError(f"tokenizer {name}: it has no chat template")
+        raise ValueError(
+            f"tokenizer {name}: it has no chat template; write one to chat_template.jinja in its folder, or set "
+            f"tokenizer.chat_template and save it with save_pretrained"
+        )
+    added = add_vision_tokens(tokenizer)
+    if added:
+        _say_once(f"tokenizer {name}: added {', '.join(f'{token} as {number}' for token, number in added.items())}")
+    try:
+        teach_pictures(tokenizer)
+    except ValueError as error:
+        raise ValueError(f"tokenizer {name}: {error}") from error
     return tokenizer
+
+
+def add_vision_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Give a tokenizer the tokens that mark pictures and videos, unless it has those of pictures; the new ids.
+
+    They follow the last id in the order in which Qwen's vocabulary has them, so two machines agree about them.
+    """
+    known = tokenizer.get_vocab()
+    if all(token in known for token in (VISION_START, VISION_END, IMAGE_PAD)):
+        return {}
+    missing = [token for token in (VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD) if token not in known]
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in missing], special_tokens=True)
+    return {token: tokenizer.convert_tokens_to_ids(token) for token in missing}
+
+
+@cache
+def _say_once(message: str) -> None:
+    log.warning(message)
+
+
+def check_same_vocabulary(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer whose ids mean other tokens than a language model was trained with.
+
+    `other` is the language model's own; tokens that were added behind it are no difference. ValueError says how many
+    tokens disagree, and shows one with both its ids.
+    """
+    ours, theirs = tokenizer.get_vocab(), other.get_vocab()
+    differ = sorted((number, token) for token, number in theirs.items() if ours.get(token) != number)
+    if differ:
+        number, token = differ[0]
+        raise ValueError(
+            f"tokenizer {tokenizer.name_or_path} has {len(ours)} tokens, the language model's own {len(theirs)}, and "
+            f"{len(differ)} of these are others: {token!r} is {ours.get(token, 'unknown')} instead of {number}"
+        )
+
+
+def video_token_id_of(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Id of VIDEO_PAD; None for a tokenizer that has no such token and so reads no videos."""
+    found = tokenizer.convert_tokens_to_ids(VIDEO_PAD)
+    return None if found == tokenizer.unk_token_id else found
+
+
+def text_only(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """The tokenizer as what users type is read with: a text is a text, whatever control tokens it spells.
+
+    Control tokens are those marked special, and all that begin like one: DeepSeek's <｜User｜> is not marked.
+    """
+    plain = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    added = plain.get_added_tokens_decoder().values()
+    plain.add_special_tokens([token for token in added if token.content.startswith(("<|", "<｜"))])
+    plain.no_truncation()
+    plain.no_padding()
+    plain.encode_special_tokens = True
+    return plain
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -195,10 +195,10 @@ class PackLoader(DataLoader):
         return pack.pin_memory() if self._pin else pack
 
 
-def slot_bytes_of(tokens: int, patches: int, pixels: int) -> int:
-    """Room for any pack of so many tokens and patches of `pixels` bytes, with all indexes as int64."""
+def slot_bytes_of(tokens: int, patches: int, patch_bytes: int) -> int:
+    """Room for any pack of so many tokens and patches, with all indexes as int64."""
     per_token = 8 * 6  # ids, positions, supervised index, targets, image index, bounds
-    per_patch = pixels + 8 * 4  # positions, window order and its inverse
+    per_patch = patch_bytes + 8 * 4  # positions, window order and its inverse
     return tokens * per_token + patches * per_patch + (1 << 16)
 
 

@@ -4,7 +4,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from mindvl.data.chat import ChatEncoder
-from mindvl.data.tokenizer import IMAGE_PAD, byte_tokenizer
+from mindvl.data.tokenizer import _SPECIAL, IMAGE_PAD, VIDEO_PAD, byte_tokenizer
 
 CHATML = (
     "{% for message in messages %}"
@@ -13,6 +13,7 @@ CHATML = (
     "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
     "{% else %}{% for content in message['content'] %}"
     "{% if content['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif content['type'] == 'video' or 'video' in content %}<|vision_start|><|video_pad|><|vision_end|>"
     "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -124,6 +125,44 @@ def test_two_conversations_of_one_shape_have_their_own_texts(chat):
     assert (learnt(chat, first, "text"), learnt(chat, second, "text")) == ("ab<|im_end|>", "cd<|im_end|>")
 
 
+def test_pictures_and_videos_keep_their_order_and_their_own_placeholders(encoder):
+    video = {"type": "video", "fps": 2.0}
+    messages = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "then"}, video, {"type": "image"}]},
+        assistant("a"),
+        {"role": "user", "content": [video, {"type": "text", "text": "<|video_pad|>"}]},
+        assistant("b"),
+    ]
+    chat = encoder.encode(messages)
+    pads = {encoder.image_token_id: "image", encoder.video_token_id: "video"}
+    assert [pads[token] for token in chat.input_ids if token in pads] == ["image", "video", "image", "video"]
+    assert chat.visuals == ("image", "video", "image", "video") and chat.num_images == 4
+    marks = encoder.tokenizer.decode(chat.input_ids)
+    assert "then<|vision_start|><|video_pad|><|vision_end|><|vision_start|><|image_pad|><|vision_end|>" in marks
+    (size,) = encoder.measure([messages])
+    assert size.visuals == chat.visuals and size.images == (3, 4) and size.tokens[-1] == len(chat.input_ids)
+
+
+def test_a_tokenizer_without_a_token_for_videos_refuses_them_by_its_name(monkeypatch):
+    now = byte_tokenizer().get_vocab()
+    monkeypatch.setattr("mindvl.data.tokenizer._SPECIAL", _SPECIAL[:-1])
+    old = byte_tokenizer()
+    assert old.get_vocab() == {token: id for token, id in now.items() if token != VIDEO_PAD}
+    chat = ChatEncoder(old)
+    assert chat.video_token_id is None and chat.encode([user(IMAGE_PAD, "?"), assistant("a")]).visuals == ("image",)
+    messages = [{"role": "user", "content": [{"type": "video"}]}, assistant("a")]
+    with pytest.raises(ValueError, match=r"the tokenizer has no <\|video_pad\|>, which marks the place of a video"):
+        chat.encode(messages)
+    (error,) = chat.measure([messages])
+    assert isinstance(error, ValueError)
+
+
+def test_qwens_own_template_shows_videos_where_they_stand(qwen):
+    messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "?"}, {"type": "image"}]}]
+    chat = qwen.encode([*messages, assistant("a")])
+    assert chat.visuals == ("video", "image") and chat.input_ids.count(qwen.video_token_id) == 1
+
+
 REFUSED = {
     "the conversation is empty": [],
     "message 1 is an empty answer": [user("?"), assistant("")],
@@ -131,7 +170,13 @@ REFUSED = {
     "does not begin with the user": [assistant("hello")],
     "message 0 has a character that no text may hold": [user("a\ud800b"), assistant("x")],
     "message 1 has a character that no text may hold": [user("a"), assistant("\x00")],
-    "message 0 has a part of type 'video'": [{"role": "user", "content": [{"type": "video"}]}],
+    "message 0 has a part of type 'audio'; known are text, image, video": [
+        {"role": "user", "content": [{"type": "audio"}]}
+    ],
+    "message 1 puts a video into the assistant's turn": [
+        user("?"),
+        {"role": "assistant", "content": [{"type": "video"}]},
+    ],
     "message 0 has a text part without text": [{"role": "user", "content": [{"type": "text"}]}],
     "message 1 puts a picture into the assistant's turn": [
         user("?"),

@@ -44,6 +44,41 @@ def test_a_shard_written_by_webdataset_is_read(tmp_path, encoder, picture, recor
     assert all(reasons(index) == [""] * len(index) for index in indexes)
 
 
+def showing(*kinds: str) -> bytes:
+    content = [*({"type": kind} for kind in kinds), {"type": "text", "text": "?"}]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "a"}]
+    return json.dumps({"messages": messages}).encode()
+
+
+def test_a_video_is_as_many_rows_as_it_has_frames(tmp_path, encoder, picture, write_tar):
+    frames = [(f"a.1.{number:04d}.png", picture(28, 56, seed=number)) for number in range(3)]
+    members = [("a.json", showing("image", "video", "image")), ("a.0.png", picture(28, 28)), *frames]
+    members += [("a.2.png", picture(56, 56)), ("b.json", showing("video")), ("b.0.0000.jpg", picture(28, 28))]
+    index = index_shard(write_tar(tmp_path / "s.tar", members), encoder)
+    assert reasons(index) == ["", ""] and index.first_image.tolist() == [0, 5, 6]
+    assert index.image_frame.tolist() == [-1, 0, 1, 2, -1, 0] and (index.num_images, index.num_videos) == (2, 2)
+    assert index.image_width.tolist() == [28, 56, 56, 56, 56, 28]
+    save_index(index, str(tmp_path / "index.npz"))
+    assert equal(read_index(str(tmp_path / "index.npz")), index)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "names", "reason"),
+    [
+        ("iv", ("0.0000.png", "1.png"), "images and videos are not in the order of their placeholders"),
+        ("ii", ("0.0000.png", "1.png"), "2 image and 0 video placeholders, 1 images and 1 videos"),
+        ("v", ("0.png", "1.0000.png"), "0 image and 1 video placeholders, 1 images and 1 videos"),
+        ("i", ("0.png", "1.png"), "1 image placeholders, 2 images"),
+        ("v", ("0.0000.png", "0.0001.jpg"), "the frames of a video differ in size"),
+    ],
+)
+def test_videos_that_do_not_fit_their_text_are_told(kinds, names, reason, tmp_path, encoder, picture, write_tar):
+    record = showing(*({"i": "image", "v": "video"}[kind] for kind in kinds))
+    sizes = {".png": (28, 28), ".jpg": (28, 56)}
+    members = [("a.json", record), *((f"a.{name}", picture(*sizes[Path(name).suffix])) for name in names)]
+    assert reasons(index_shard(write_tar(tmp_path / "s.tar", members), encoder)) == [reason]
+
+
 def test_caption_pairs_of_other_tools_are_read(tmp_path, encoder, picture, write_tar):
     members = [
         ("a.jpg", picture(28, 28, format="JPEG")),

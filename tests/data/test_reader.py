@@ -17,6 +17,19 @@ def test_each_sample_is_read_by_its_offsets(shard, encoder, picture, record):
     assert images == [picture(28, 56), picture(84, 28, format="JPEG")]
 
 
+def test_a_video_is_read_as_its_frames_between_the_pictures(tmp_path, encoder, picture, write_tar):
+    content = [{"type": kind} for kind in ("image", "video", "video", "image")]
+    messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "a"}]
+    files = {f"a.{name}": picture(28, 28, seed=n) for n, name in enumerate(("0.png", "1.0.png", "1.1.png", "2.0.png"))}
+    members = [("a.json", json.dumps({"messages": messages}).encode()), *files.items(), ("a.3.png", picture(56, 56))]
+    shard = write_tar(tmp_path / "s.tar", members)
+    still, first, second, other = files.values()
+    visuals = [still, (first, second), (other,), picture(56, 56)]
+    assert ShardReader().sample(shard, index_shard(shard, encoder), 0)[1] == visuals
+    (sample,) = read_samples(shard)
+    assert list(sample.images) == visuals
+
+
 def test_a_sample_behind_a_url_is_the_same(shard, encoder):
     url = "memory:///reader/shard.tar"
     fsspec.filesystem("memory").pipe_file(url, Path(shard).read_bytes())

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mindvl.data.records import group_members, parse_record, picture_members, record_members
+from mindvl.data.records import as_visuals, frame_numbers, group_members, parse_record, picture_members, record_members
 from mindvl.data.tar import Member
 
 
@@ -30,6 +30,24 @@ def test_pictures_are_ordered_by_number_and_other_files_left_alone():
     (extensions,) = group_members(members(*names)).values()
     assert [member.name for member in picture_members(extensions)] == ["a.2.png", "a.9.png", "a.10.png", "a.jpg"]
     assert [kind for kind, _ in record_members(extensions)] == ["json"]
+
+
+def test_frames_are_ordered_within_their_video_and_videos_among_pictures():
+    names = ("2.png", "1.0010.jpg", "1.0009.jpg", "1.2.jpg", "0.png", "3.0000.jpg", "4.0000.jpg", "5.b.png")
+    (extensions,) = group_members(members(*(f"a.{name}" for name in names))).values()
+    found = picture_members(extensions)
+    assert [member.name.removeprefix("a.") for member in found] == [
+        "0.png",
+        *("1.2.jpg", "1.0009.jpg", "1.0010.jpg"),
+        "2.png",
+        "3.0000.jpg",
+        "4.0000.jpg",
+        "5.b.png",
+    ]
+    frames = frame_numbers(found)
+    assert frames == [-1, 0, 1, 2, -1, 0, 0, -1]
+    files = [bytes([number]) for number in range(8)]
+    assert as_visuals(files, frames) == [b"\0", (b"\1", b"\2", b"\3"), b"\4", (b"\5",), (b"\6",), b"\7"]
 
 
 def test_a_text_file_is_the_caption_of_the_picture():

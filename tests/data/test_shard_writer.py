@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mindvl.data.raw import RawSample
+from mindvl.data.reader import read_samples
 from mindvl.data.shard_writer import MAX_KEY_CHARS, ShardWriter, check_key, encode_record, picture_extension, safe_key
 
 
@@ -46,6 +47,19 @@ def test_webdataset_reads_back_every_sample_in_order(tmp_path, picture):
     assert [one["__key__"] for one in found] == [one.key for one in written]
     assert [json.loads(one["json"]) for one in found] == [one.record for one in written]
     assert (found[0]["0.png"], found[0]["1.jpg"], found[2]["0.png"]) == (png, jpeg, png)
+
+
+def test_the_frames_of_a_video_are_members_of_their_own(tmp_path, picture):
+    frames = tuple(picture(28, 28, seed=number, format="JPEG") for number in range(11))
+    with ShardWriter(tmp_path, "s") as writer:
+        writer.write(sample("a", picture(28, 28), frames, frames[:1]))
+        with pytest.raises(ValueError, match="video 1 of the sample has 0 frames"):
+            writer.write(sample("b", picture(28, 28), ()))
+    (found,) = read(writer.paths)
+    assert found["0.png"] == picture(28, 28) and found["2.0000.jpg"] == frames[0]
+    assert tuple(found[f"1.{number:04d}.jpg"] for number in range(11)) == frames
+    (back,) = read_samples(str(writer.paths[0]))
+    assert back.images == (picture(28, 28), frames, frames[:1]) and back.files == (picture(28, 28), *frames, frames[0])
 
 
 def test_the_same_samples_give_the_same_bytes_and_plain_ustar(tmp_path, picture):

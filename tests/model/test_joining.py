@@ -59,6 +59,31 @@ def test_more_or_fewer_runs_than_pictures_are_refused_with_both_numbers(runs):
         positions([text(*runs)], [ImageGrid(1, 2, 4), ImageGrid(1, 2, 4)])
 
 
+VIDEO = 98
+
+
+def mixed(ids, grids):
+    return placeholder_positions(torch.tensor([ids]), grids, image_token_id=IMAGE, video_token_id=VIDEO, merge=2)
+
+
+def test_pictures_and_videos_are_counted_in_reading_order_also_side_by_side():
+    picture, video = ImageGrid(1, 2, 4), ImageGrid(3, 2, 2)
+    ids = [1, VIDEO, VIDEO, VIDEO, IMAGE, IMAGE, 1, VIDEO, VIDEO, VIDEO, 1]
+    assert mixed(ids, [video, picture, video]).tolist() == [1, 2, 3, 4, 5, 7, 8, 9]
+    assert mixed([1, VIDEO, 1], [ImageGrid(1, 2, 2)]).tolist() == [1], "a video of two frames is one slice"
+    with pytest.raises(ValueError, match=r"picture 1 of 3 has 3 visual tokens \(3x2x2 patches\), .* 2 placeholders"):
+        mixed(ids, [video, video, picture])
+
+
+def test_a_video_in_the_place_of_a_picture_is_refused_although_the_numbers_agree():
+    with pytest.raises(ValueError, match="picture 0 of 1 is a video of 2 pairs of frames, but its placeholders are"):
+        mixed([1, IMAGE, IMAGE, 1], [ImageGrid(2, 2, 2)])
+
+
+def test_without_a_token_for_videos_its_id_is_a_word_like_others():
+    assert positions([[1, VIDEO, IMAGE, 1]], [ImageGrid(1, 2, 2)]).tolist() == [2]
+
+
 def test_joining_replaces_the_named_rows_and_no_other_and_passes_gradients_to_both():
     embeddings, features = torch.randn(2, 3, 4, requires_grad=True), torch.randn(2, 4, requires_grad=True)
     joined = join(embeddings, features, torch.tensor([1, 5]))

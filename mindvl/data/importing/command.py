@@ -2,6 +2,7 @@
 
     mindvl data import llava_v1_5_mix665k.json shards/ --images llava/images
     mindvl data import docvqa/ shards/ --split train --question-column query
+    mindvl data import clips.json shards/ --images clips --fps 1 --max-frames 64
 
 An import appears whole or not at all: shards grow in a hidden folder under OUT and move to their places when the last
 one is done, then `NAME.import.json` says what was read and what was left out. More than 5 % left out is an error, with
@@ -34,6 +35,8 @@ class Outcome:
 
     samples: int = 0
     images: int = 0
+    videos: int = 0
+    frames: int = 0
     repeated_ids: int = 0
     shards: list[str] = field(default_factory=list)
     rejected: dict[str, int] = field(default_factory=dict)
@@ -62,6 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples-per-shard", type=int, default=1000, metavar="N", help="default 1000")
     parser.add_argument("--max-rejected-ratio", type=float, default=0.05, metavar="X", help="fail above; default 0.05")
     parser.add_argument("--overwrite", action="store_true", help="replace shards of that name")
+    video = parser.add_argument_group("videos (stored as frames; what training will not show need not be stored)")
+    video.add_argument("--fps", type=float, default=2.0, metavar="N", help="frames kept of a second; default 2")
+    video.add_argument("--max-frames", type=int, default=768, metavar="N", help="frames kept of a video; default 768")
+    video.add_argument(
+        "--frame-pixels", type=int, default=768 * 28 * 28, metavar="N", help="larger ones are shrunk; default 768x28x28"
+    )
     hf = parser.add_argument_group("Hugging Face datasets (columns are found by their usual names unless given)")
     hf.add_argument("--split", help="train, validation, ...: needed where the folder holds several; A,B for both")
     for kind in ("image", "messages", "question", "answer", "caption"):
@@ -118,15 +127,18 @@ def _detect(path: Path) -> str:
 def _open(args: argparse.Namespace, format: str, name: str) -> Iterator[Any]:
     """The importer's samples; settings that it would not use are refused."""
     from mindvl.data.importing import hf, json_formats
+    from mindvl.data.importing.videos import FrameSampling
 
+    sampling = FrameSampling(fps=args.fps, max_frames=args.max_frames, max_pixels=args.frame_pixels)
     images = args.images or (args.input if args.input.is_dir() else args.input.parent)
     kinds = ("image", "messages", "question", "answer", "caption")
     columns = {kind: getattr(args, f"{kind}_column") for kind in kinds}
     if format == "hf":
         prompt = args.prompt or hf.CAPTION_PROMPT
         return hf.import_hf(
-            args.input, images, source=name, columns=hf.Columns(**columns), prompt=prompt, split=args.split
-        )
+            args.input, images, source=name, columns=hf.Columns(**columns), prompt=prompt, split=args.split,
+            sampling=sampling,
+        )  # fmt: skip
     if args.prompt or args.split or any(columns.values()):
         raise ValueError(f"columns, --split and --prompt are for Hugging Face datasets; this is read as {format}")
     importers = {
@@ -134,7 +146,7 @@ def _open(args: argparse.Namespace, format: str, name: str) -> Iterator[Any]:
         "sharegpt": json_formats.import_sharegpt,
         "qwen": json_formats.import_qwen,
     }
-    return importers[format](args.input, images, source=name)
+    return importers[format](args.input, images, source=name, sampling=sampling)
 
 
 def _import(samples: Iterable[Any], out: Path, writer: ShardWriter) -> Outcome:
@@ -161,7 +173,10 @@ def _import(samples: Iterable[Any], out: Path, writer: ShardWriter) -> Outcome:
                         keys.append(sample.key)
                 else:
                     writer.write(unique(sample))
-                    outcome.images += len(sample.images)
+                    videos = [visual for visual in sample.images if not isinstance(visual, bytes)]
+                    outcome.images += len(sample.images) - len(videos)
+                    outcome.videos += len(videos)
+                    outcome.frames += sum(map(len, videos))
                 progress.update(bar, completed=writer.samples, rejected=outcome.num_rejected)
         if writer.paths:  # shards of an earlier import stay until there is something to replace them
             for path in _shards_of(out, writer.name):
@@ -194,6 +209,7 @@ def _write_summary(args: argparse.Namespace, format: str, name: str, outcome: Ou
         "images_folder": str(args.images) if args.images else None,
         "samples": outcome.samples,
         "images": outcome.images,
+        **({"videos": outcome.videos, "frames": outcome.frames} if outcome.videos else {}),
         "repeated_ids": outcome.repeated_ids,
         "num_rejected": outcome.num_rejected,
         "rejected": by_reason,
@@ -208,7 +224,10 @@ def _by_count(outcome: Outcome) -> list[tuple[str, int]]:
 
 
 def _report(args: argparse.Namespace, outcome: Outcome) -> int:
-    print(f"{outcome.samples} samples with {outcome.images} pictures in {len(outcome.shards)} shards under {args.out}")
+    visuals = f"{outcome.images} pictures"
+    if outcome.videos:
+        visuals += f" and {outcome.videos} videos of {outcome.frames} frames"
+    print(f"{outcome.samples} samples with {visuals} in {len(outcome.shards)} shards under {args.out}")
     if outcome.repeated_ids:
         print(f"{outcome.repeated_ids} samples repeat an id; their keys end in ~~2, ~~3, ...")
     if outcome.num_rejected:

@@ -20,7 +20,9 @@ from mindvl.data.importing.pictures import PictureFolder
 from mindvl.data.importing.sample import Draft, Imported, make_sample, record_id
 from mindvl.data.importing.tables import as_json, read_rows, table_columns, table_files
 from mindvl.data.importing.turns import as_list, parse_turns
+from mindvl.data.importing.videos import FrameSampling
 
+_USUAL_SAMPLING = FrameSampling()
 CAPTION_PROMPT = "Describe this picture."
 
 _USUAL = {
@@ -54,6 +56,7 @@ def import_hf(
     columns: Columns | None = None,
     prompt: str = CAPTION_PROMPT,
     split: str | None = None,
+    sampling: FrameSampling = _USUAL_SAMPLING,
 ) -> Iterator[Imported]:
     """Samples of a dataset folder, or of one parquet file; pictures that are only paths lie under `images`.
 
@@ -71,7 +74,7 @@ def import_hf(
             number += 1
             id = record_id(row, f"{number:08d}")
             try:
-                yield make_sample(_draft(row, chosen, prompt), folder, id=id, source=source)
+                yield make_sample(_draft(row, chosen, prompt), folder, id=id, source=source, sampling=sampling)
             except Refusal as refusal:
                 yield Rejected(id, refusal.reason)
 

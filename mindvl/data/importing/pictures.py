@@ -36,27 +36,35 @@ class PictureFolder:
         if isinstance(reference, Mapping):
             data = reference.get("bytes")
             reference = data if data is not None else reference.get("path")
-        data = self._read(reference) if isinstance(reference, str) else reference
+        data = _read(self.find(reference)) if isinstance(reference, str) else reference
         if not isinstance(data, bytes):
             raise Refusal("the picture is given neither as a path nor as bytes")
         check_picture(data)
         return data
 
-    def _read(self, reference: str) -> bytes:
+    def find(self, reference: str, *, what: str = "picture") -> Path:
+        """The file of a picture; of a video, perhaps a folder. Raises Refusal for what is not there or not ours."""
         if _URL.match(reference):
-            raise Refusal("the picture is behind a URL, which is not fetched")
+            raise Refusal(f"the {what} is behind a URL, which is not fetched")
         path = os.path.normpath(os.path.join(self._root, reference))  # noqa: PTH118 - lexical, as the module says
         if not path.startswith(self._root.rstrip(os.sep) + os.sep):
-            raise Refusal("the picture's path leaves the image folder")
+            raise Refusal(f"the {what}'s path leaves the image folder")
         try:
             file = Path(path)
             if not file.exists():
-                raise Refusal("the picture's file is missing")
-            if not file.is_file():  # a pipe would be waited for without end
-                raise Refusal("the picture's path is not a file")
-            return file.read_bytes()
+                raise Refusal(f"the {what}'s file is missing")
+            if not file.is_file() and not (what == "video" and file.is_dir()):
+                raise Refusal(f"the {what}'s path is not a file")  # a pipe would be waited for without end
+            return file
         except (OSError, ValueError) as error:  # no permission; a NUL or a surrogate in the path
-            raise Refusal("the picture's file cannot be read") from error
+            raise Refusal(f"the {what}'s file cannot be read") from error
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise Refusal("the picture's file cannot be read") from error
 
 
 def check_picture(data: bytes) -> None:

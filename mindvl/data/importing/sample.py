@@ -1,4 +1,4 @@
-"""Turns and pictures become a sample: slots are filled in order, counted, and the whole is checked as training would.
+"""Turns, pictures and videos become a sample: slots are filled in order, counted, and all is checked as in training.
 
 turns  user [Slot, "Which is older?", Slot], assistant ["the first"]      pictures ["a.png", "b.jpg"]
 ->     {"messages": [user: image, text, image; assistant: text], "source": "notes", "id": "12",
@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mindvl.data.chat import check_messages
 from mindvl.data.importing.outcome import Refusal, Rejected
 from mindvl.data.importing.pictures import PictureFolder
 from mindvl.data.importing.turns import Slot, Turn
-from mindvl.data.raw import RawSample
+from mindvl.data.importing.videos import FrameSampling, load_video
+from mindvl.data.raw import RawSample, Visual
 from mindvl.data.shard_writer import encode_record, safe_key
+
+_USUAL_SAMPLING = FrameSampling()
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Draft:
     turns: list[Turn]
     pictures: list[Any]
     """What the record lists, for the slots that name no picture themselves."""
+    videos: list[Any] = field(default_factory=list)
     pictures_first: bool = False
     """If no slot is to be found, all pictures stand before the first question; else that is a refusal."""
     meta: dict[str, Any] = field(default_factory=dict)
@@ -39,8 +43,10 @@ def record_id(record: Mapping[str, Any], number: str) -> str:
     return str(found) if isinstance(found, str | int) and found != "" else number
 
 
-def make_sample(draft: Draft, folder: PictureFolder, *, id: str, source: str) -> RawSample:
-    """Reads the pictures and writes the record. Raises Refusal with the reason if it would not be a good sample."""
+def make_sample(
+    draft: Draft, folder: PictureFolder, *, id: str, source: str, sampling: FrameSampling = _USUAL_SAMPLING
+) -> RawSample:
+    """Reads pictures and videos and writes the record. Raises Refusal with the reason if it would be no good sample."""
     turns = _filled(draft)
     slots = [piece for turn in turns for piece in turn.pieces if isinstance(piece, Slot)]
     messages: list[dict[str, Any]] = [
@@ -48,9 +54,7 @@ def make_sample(draft: Draft, folder: PictureFolder, *, id: str, source: str) ->
         for turn in turns
     ]
     for message in messages:
-        if message["role"] == "user" and not any(
-            part["type"] == "image" or part["text"] for part in message["content"]
-        ):
+        if message["role"] == "user" and not any(part["type"] != "text" or part["text"] for part in message["content"]):
             raise Refusal("a user's turn is empty")
     try:
         check_messages(messages)
@@ -58,47 +62,76 @@ def make_sample(draft: Draft, folder: PictureFolder, *, id: str, source: str) ->
         raise Refusal(re.sub(r"^message \d+", "a message", str(error))) from error
     if not any(message["role"] == "assistant" for message in messages):
         raise Refusal("there is no answer by the assistant")
-    files = [name for slot in slots if (name := _file_name(slot.reference))]
     record: dict[str, Any] = {"messages": messages, "source": source, "id": id}
-    record |= ({"image_files": files} if files else {}) | ({"meta": draft.meta} if draft.meta else {})
+    for kind in ("image", "video"):
+        files = [name for slot in slots if slot.kind == kind and (name := _file_name(slot.reference))]
+        record |= {f"{kind}_files": files} if files else {}
+    record |= {"meta": draft.meta} if draft.meta else {}
     try:
         encode_record(record)
     except ValueError as error:
         raise Refusal("the record cannot be written as JSON (NaN, or half a character)") from error
-    return RawSample(safe_key(id), record, tuple(folder.load(slot.reference) for slot in slots))
+    visual_parts = (part for message in messages for part in message["content"] if part["type"] != "text")
+    visuals: list[Visual] = []
+    for slot, part in zip(slots, visual_parts, strict=True):
+        if slot.kind == "image":
+            visuals.append(folder.load(slot.reference))
+            continue
+        video = load_video(slot.reference, folder, sampling)
+        visuals.append(video.frames)
+        if (fps := video.fps or slot.fps) is not None:
+            part["fps"] = fps
+    return RawSample(safe_key(id), record, tuple(visuals))
 
 
 def _filled(draft: Draft) -> list[Turn]:
     """The turns with a reference in every slot."""
-    turns, waiting = draft.turns, list(draft.pictures)
-    open_slots = sum(isinstance(piece, Slot) and piece.reference is None for turn in turns for piece in turn.pieces)
-    if open_slots == 0 and waiting and draft.pictures_first:
+    turns = draft.turns
+    if draft.videos and not draft.pictures and not _open_slots(turns, "video"):
+        turns = [Turn(turn.role, [_as_video(piece) for piece in turn.pieces]) for turn in turns]
+    return _filled_with(draft.videos, "video", _filled_with(draft.pictures, "image", turns, draft.pictures_first))
+
+
+def _as_video(piece: str | Slot) -> str | Slot:
+    """LLaVA-Video marks the place of its videos by `<image>`."""
+    return replace(piece, kind="video") if isinstance(piece, Slot) and piece.reference is None else piece
+
+
+def _is_open(piece: str | Slot, kind: str) -> bool:
+    return isinstance(piece, Slot) and piece.kind == kind and piece.reference is None
+
+
+def _open_slots(turns: list[Turn], kind: str) -> int:
+    return sum(_is_open(piece, kind) for turn in turns for piece in turn.pieces)
+
+
+def _filled_with(waiting: list[Any], kind: str, turns: list[Turn], pictures_first: bool = False) -> list[Turn]:
+    """The turns with what is waiting, all of one kind, in the open slots of that kind."""
+    open_slots = _open_slots(turns, kind)
+    if open_slots == 0 and waiting and pictures_first:
         first = next((number for number, turn in enumerate(turns) if turn.role == "user"), None)
         if first is None:
             raise Refusal("there is no question by the user")
         question = Turn("user", [*(Slot() for _ in waiting), *turns[first].pieces])
         turns, open_slots = [*turns[:first], question, *turns[first + 1 :]], len(waiting)
     if open_slots != len(waiting):
-        more = "more" if open_slots > len(waiting) else "fewer"
-        raise Refusal(f"there are {more} marks for pictures than pictures")
+        more, noun = "more" if open_slots > len(waiting) else "fewer", "pictures" if kind == "image" else "videos"
+        raise Refusal(f"there are {more} marks for {noun} than {noun}")
     references = iter(waiting)
-    return [
-        Turn(
-            turn.role,
-            [
-                Slot(next(references), piece.label) if isinstance(piece, Slot) and piece.reference is None else piece
-                for piece in turn.pieces
-            ],
-        )
-        for turn in turns
-    ]
+
+    def fill(piece: str | Slot) -> str | Slot:
+        if isinstance(piece, Slot) and _is_open(piece, kind):
+            return replace(piece, reference=next(references))
+        return piece
+
+    return [Turn(turn.role, [fill(piece) for piece in turn.pieces]) for turn in turns]
 
 
-def _parts(piece: str | Slot, num_pictures: int) -> list[dict[str, str]]:
+def _parts(piece: str | Slot, num_pictures: int) -> list[dict[str, Any]]:
     if isinstance(piece, str):
         return [{"type": "text", "text": piece}]
     label = [{"type": "text", "text": piece.label}] if piece.label and num_pictures > 1 else []
-    return [*label, {"type": "image"}]
+    return [*label, {"type": piece.kind}]
 
 
 def _file_name(reference: Any) -> str | None:

@@ -1,10 +1,11 @@
-"""Foreign conversations as turns of text and picture slots, whatever the format calls its roles and marks.
+"""Foreign conversations as turns of text and slots for pictures and videos, whatever the format's roles and marks.
 
     {"from": "human", "value": "<image>\nWhat is it?"}   ->   Turn("user", [Slot(), "What is it?"])
     {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}       -> the same
 
 Only a mark in a user's turn stands for a picture. In anyone else's turn, and in text parts of the second form,
-`<image>` is seven characters of text, and so is everything that spells a special token, in every turn.
+`<image>` is seven characters of text, and so is everything that spells a special token, in every turn. `<video>`, which
+people also write when they ask about HTML, is a mark in records that have videos.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from mindvl.data.importing.outcome import Refusal
 
@@ -21,11 +22,12 @@ _ROLES = {
     **dict.fromkeys(("human", "user"), "user"),
     **dict.fromkeys(("gpt", "assistant", "model", "bot", "chatgpt", "bard", "bing"), "assistant"),
 }
-_MARK = re.compile("<image>")
+_MARK = "<image>"
 # Qwen-VL's first format names the file inside the text and numbers it: `Picture 1: <img>a.jpg</img>`.
-_MARK_OR_PATH = re.compile(r"(?P<label>Picture \d+: ?)?(?:<img>(?P<path>.*?)</img>|<image>)", re.DOTALL)
+_MARK_OR_PATH = r"(?P<label>Picture \d+: ?)?(?:<img>(?P<path>.*?)</img>|<image>)"
+_VIDEO_MARK = "(?P<video><video>)"
+_STILL = re.compile(r"\.(jpe?g|png|webp|bmp|tiff?)$", re.IGNORECASE)
 _OTHER_MEDIA = {
-    **dict.fromkeys(("video", "videos"), "videos are not supported yet"),
     **dict.fromkeys(("audio", "audios"), "sound is not supported yet"),
     "tools": "calls of tools are not supported yet",
 }
@@ -33,9 +35,12 @@ _OTHER_MEDIA = {
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a picture stands. `reference` says which one if the text does; None is the next of the record's list."""
+    """Where a picture or video stands. `reference` says which one if the text does; None is the next of a list."""
 
     reference: Any = None
+    kind: Literal["image", "video"] = "image"
+    fps: float | None = None
+    """Frames shown in a second, where a part says so of the frames that it lists."""
     label: str = ""
     """"Picture 2: " as written in front of it: text where there are several to tell apart, else dropped."""
 
@@ -46,11 +51,14 @@ class Turn:
     pieces: list[str | Slot]
 
 
-def parse_turns(listed: Any, *, inline_paths: bool = False) -> list[Turn]:
+def parse_turns(listed: Any, *, inline_paths: bool = False, video_marks: bool = False) -> list[Turn]:
     """Turns of a list of {"from", "value"}, {"role", "content"} or {"user", "assistant"} objects.
 
-    `inline_paths` reads `<img>path</img>` as a picture. Raises Refusal for what is no conversation.
+    `inline_paths` reads `<img>path</img>` as a picture, `video_marks` reads `<video>` as a video. Raises Refusal for
+    what is no conversation.
     """
+    pattern = _MARK_OR_PATH if inline_paths else _MARK
+    marks = re.compile(f"{pattern}|{_VIDEO_MARK}" if video_marks else pattern, re.DOTALL)
     if not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
         raise Refusal("there is no list of turns")
     turns = []
@@ -65,12 +73,12 @@ def parse_turns(listed: Any, *, inline_paths: bool = False) -> list[Turn]:
             role = _ROLES.get(name.lower()) if isinstance(name, str) else None
             if role is None:
                 raise Refusal(f"the role {str(name)[:30]!r} is unknown")
-            turns.append(Turn(role, _pieces(content, role=role, inline_paths=inline_paths)))
+            turns.append(Turn(role, _pieces(content, role, marks)))
     return turns
 
 
 def refuse_other_media(record: Mapping[str, Any]) -> None:
-    """Raises Refusal for a record whose fields hold videos, sound or tools."""
+    """Raises Refusal for a record whose fields hold sound or tools."""
     for name, reason in _OTHER_MEDIA.items():
         if record.get(name):
             raise Refusal(reason)
@@ -83,13 +91,17 @@ def as_list(value: Any) -> list[Any]:
     return [item for item in value if item is not None] if isinstance(value, list) else [value]
 
 
-def _pieces(content: Any, *, role: str, inline_paths: bool) -> list[str | Slot]:
+def videos_of(value: Any) -> list[Any]:
+    """The videos of a field: like pictures, but a plain list of picture files is the frames of one video."""
+    videos = as_list(value)
+    return [videos] if videos and all(isinstance(v, str) and _STILL.search(v) for v in videos) else videos
+
+
+def _pieces(content: Any, role: str, marks: re.Pattern[str]) -> list[str | Slot]:
     if isinstance(content, str):
         if role != "user":
             return [content]
-        if inline_paths and "<video>" in content:
-            raise Refusal("videos are not supported yet")
-        return _tidy(_split(content, _MARK_OR_PATH if inline_paths else _MARK))
+        return _tidy(_split(content, marks))
     if not isinstance(content, Sequence):
         raise Refusal("a turn has no text")
     pieces: list[str | Slot] = []
@@ -98,9 +110,9 @@ def _pieces(content: Any, *, role: str, inline_paths: bool) -> list[str | Slot]:
         if kind == "text" and isinstance(part.get("text"), str):
             pieces.append(part["text"])
         elif kind in ("image", "image_url"):
-            pieces.append(Slot(_reference(part)))
+            pieces.append(Slot(_reference(part, "image")))
         elif kind in ("video", "video_url"):
-            raise Refusal("videos are not supported yet")
+            pieces.append(Slot(_reference(part, "video"), "video", _number(part.get("sample_fps"))))
         else:
             raise Refusal("a part of a turn is neither text nor picture")
     return pieces
@@ -111,7 +123,8 @@ def _split(text: str, pattern: re.Pattern[str]) -> list[str | Slot]:
     end = 0
     for found in pattern.finditer(text):
         groups = found.groupdict()
-        pieces += [text[end : found.start()], Slot(groups.get("path"), groups.get("label") or "")]
+        kind: Literal["image", "video"] = "video" if groups.get("video") else "image"
+        pieces += [text[end : found.start()], Slot(groups.get("path"), kind, label=groups.get("label") or "")]
         end = found.end()
     return [*pieces, text[end:]]
 
@@ -130,8 +143,17 @@ def _tidy(pieces: list[str | Slot]) -> list[str | Slot]:
     return tidied
 
 
-def _reference(part: Mapping[str, Any]) -> Any:
-    for name in ("image", "path", "url", "image_url"):
+def _number(value: Any) -> float | None:
+    """A number above 0, perhaps written as text; None for all else."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if 0 < number < 1e6 else None
+
+
+def _reference(part: Mapping[str, Any], kind: str) -> Any:
+    for name in (kind, "path", "url", f"{kind}_url"):
         value = part.get(name)
         if isinstance(value, Mapping) and "url" in value:
             value = value["url"]

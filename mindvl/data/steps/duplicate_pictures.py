@@ -53,7 +53,7 @@ class DuplicatePictures:
             return b""
         words = hashlib.blake2b(sample_text(sample).encode("utf-8", "surrogatepass"), digest_size=_TEXT_BYTES).digest()
         hashes = []
-        for data in sample.images:
+        for data in sample.files:
             try:
                 picture = open_image(data)
             except ValueError:

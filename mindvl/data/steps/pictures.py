@@ -1,4 +1,4 @@
-"""Steps that look at pictures: at their headers, or at every pixel. Samples without pictures pass."""
+"""Steps that look at pictures and frames: at headers, or at every pixel. Samples without pictures pass."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def aspect_ratio(sample: RawSample, *, max_ratio: float = 20.0) -> RawSample | s
 
 def decodes(sample: RawSample) -> RawSample | str:
     """Decodes every picture to its last pixel: finds files that were cut off in a download, whose headers are fine."""
-    for data in sample.images:
+    for data in sample.files:
         try:
             open_image(data)
         except ValueError:
@@ -38,7 +38,7 @@ def decodes(sample: RawSample) -> RawSample | str:
 
 
 def _judge_sizes(sample: RawSample, judge: Callable[[int, int], str | None]) -> RawSample | str:
-    for data in sample.images:
+    for data in sample.files:
         try:
             height, width = image_size(data)
         except ValueError:

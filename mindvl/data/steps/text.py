@@ -10,7 +10,7 @@ import re
 import unicodedata
 from typing import Any
 
-from mindvl.data.raw import RawSample
+from mindvl.data.raw import RawSample, kind_of
 
 # A run of letters and digits is a word; so is each Chinese character, Japanese kana or Korean syllable, which come
 # without blanks between them.
@@ -31,7 +31,7 @@ def sample_text(sample: RawSample) -> str:
 
 
 def well_formed(sample: RawSample) -> RawSample | str:
-    """Turns alternate from user to assistant, no answer is empty, and each picture has its placeholder."""
+    """Turns alternate from user to assistant, no answer is empty, and each picture or video has its placeholder."""
     roles = [message.get("role") for message in sample.messages]
     turns = roles[1:] if roles[:1] == ["system"] else roles
     if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
@@ -39,7 +39,8 @@ def well_formed(sample: RawSample) -> RawSample | str:
     if any(not message_text(m).strip() for m in sample.messages if m["role"] == "assistant"):
         return "empty answer"
     parts = [part for m in sample.messages if not isinstance(m["content"], str) for part in m["content"]]
-    if sum(part.get("type") == "image" for part in parts) != len(sample.images):
+    shown = [part["type"] for part in parts if part.get("type") in ("image", "video")]
+    if shown != [kind_of(visual) for visual in sample.images]:
         return "placeholders and pictures differ in number"
     return sample
 

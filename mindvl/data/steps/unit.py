@@ -125,8 +125,8 @@ def _apply(name: str, step: Any, sample: RawSample, fate: Fate, place: int) -> R
 
 def _measure(sample: RawSample, fate: Fate) -> None:
     fate.chars = sum(len(message_text(message)) for message in sample.messages)
-    fate.picture_bytes = sum(map(len, sample.images))
-    for data in sample.images:
+    fate.picture_bytes = sum(map(len, sample.files))
+    for data in sample.files:
         try:
             fate.picture_sizes.append(list(image_size(data)))
         except ValueError:  # a recipe without `resolution` or `decodes` keeps it

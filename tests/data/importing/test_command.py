@@ -8,7 +8,9 @@ import warnings
 
 import pytest
 import webdataset
+from PIL import Image
 
+from mindvl.data.images import image_size
 from mindvl.data.importing import command
 
 
@@ -75,6 +77,24 @@ def test_an_import_is_read_back_by_webdataset_and_described(data, picture, capsy
     assert f"reading {data} as llava, by its first records" in printed.err
     assert "4 samples with 2 pictures in 2 shards" in printed.out
     assert "1 samples repeat an id" in printed.out and "       1  the picture's file is missing (4)" in printed.out
+
+
+def test_videos_are_counted_and_sampled_as_told(tmp_path, capsys):
+    frames = [Image.new("L", (40, 30), 20 * number) for number in range(10)]
+    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:], duration=100)
+    turns = [{"from": "human", "value": "<video>\nwhat?"}, {"from": "gpt", "value": "grey"}]
+    (tmp_path / "clips.json").write_text(json.dumps([{"video": "clip.gif", "conversations": turns}] * 2))
+    out = tmp_path / "out"
+    assert run(tmp_path / "clips.json", out, "--fps", 9, "--max-frames", 6, "--frame-pixels", 784) == 0
+    assert "2 samples with 0 pictures and 2 videos of 12 frames in 1 shards" in capsys.readouterr().out
+    summary = json.loads((out / "clips.import.json").read_text())
+    assert (summary["format"], summary["videos"], summary["frames"]) == ("qwen", 2, 12)
+    sample = read(out)[0]
+    assert sorted(name for name in sample if name.endswith(".png")) == [f"0.{number:04d}.png" for number in range(6)]
+    assert image_size(sample["0.0000.png"]) == (28, 28)
+    assert json.loads(sample["json"])["messages"][0]["content"][0] == {"type": "video", "fps": 6.0}
+    with pytest.raises(ValueError, match=r"fps of videos is -1\.0; it must be above 0"):
+        run(tmp_path / "clips.json", out, "--fps", -1, "--overwrite")
 
 
 def test_too_many_rejected_records_are_an_error_with_both_numbers(data, capsys):

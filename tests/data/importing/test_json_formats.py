@@ -1,8 +1,10 @@
 import json
 
 import pytest
+from PIL import Image
 
 from mindvl.data.chat import check_messages
+from mindvl.data.images import open_image
 from mindvl.data.importing.json_formats import guess_format, import_llava, import_qwen, import_sharegpt
 from mindvl.data.importing.outcome import Rejected
 
@@ -143,6 +145,59 @@ def test_qwen_paths_inside_the_text_are_pictures_and_numbered_where_there_are_se
     assert two.record["image_files"] == ["a.png", "b.jpg"]
 
 
+@pytest.fixture
+def clip(tmp_path):
+    """A GIF of eight frames, ten a second; and beside it the two frames that two a second are."""
+    frames = [Image.new("RGB", (40, 30), (30 * number, 0, 0)) for number in range(8)]
+    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:], duration=100)
+    return "clip.gif"
+
+
+@pytest.mark.parametrize("format", ["qwen", "llava", "sharegpt"])
+def test_a_video_takes_the_place_of_its_mark(load, clip, format):
+    (sample,) = load(format, said("<video>\nwhat <video> tag?", "a video", video=[clip, clip]))
+    video = {"type": "video", "fps": 5.0}
+    assert sample.messages[0]["content"] == [
+        video,
+        {"type": "text", "text": "what "},
+        video,
+        {"type": "text", "text": " tag?"},
+    ]
+    assert sample.record["video_files"] == [clip, clip] and "meta" not in sample.record
+    first, second = sample.images
+    assert first == second and [open_image(frame).getpixel((0, 0))[0] for frame in first] == [0, 60, 120, 180]
+
+
+def test_llava_videos_marked_as_images_are_videos(load, clip):
+    (sample,) = load("llava", said("<image>\nwhat happens?", "it turns red", video=clip, data_source="x"))
+    assert [part["type"] for part in sample.messages[0]["content"]] == ["video", "text"] and len(sample.images[0]) == 4
+
+
+def test_pictures_and_videos_of_one_record_keep_their_order(load, clip, picture):
+    record = said("<image><video>so?<image>", "a", "<video>", "b", image=["a.png", "c.png"], video=[clip, ["a.png"]])
+    (sample,) = load("qwen", record)
+    kinds = [part["type"] for message in sample.messages for part in message["content"]]
+    assert kinds == ["image", "video", "text", "image", "text", "video", "text"]
+    a, c = picture(28, 28), picture(32, 32)
+    assert (sample.images[0], sample.images[2], sample.images[3]) == (a, c, (a,)) and len(sample.images[1]) == 4
+
+
+def test_a_list_of_picture_files_is_the_frames_of_one_video(load, picture):
+    part = {"type": "video", "video": ["a.png", "a.png"], "sample_fps": "1.5"}
+    turns = [{"role": "user", "content": [part]}, {"role": "assistant", "content": "a"}]
+    marked, listed = load("qwen", said("<video>", "a", videos=["a.png", "a.png"]), {"messages": turns})
+    assert marked.images == listed.images == ((picture(28, 28),) * 2,)
+    assert marked.messages[0]["content"] == [{"type": "video"}]
+    assert listed.messages[0]["content"] == [{"type": "video", "fps": 1.5}]
+
+
+def test_those_who_ask_about_the_video_tag_of_html_are_not_taken_at_their_word(load):
+    text = "how do I close a <video> tag?"
+    for format in ("llava", "sharegpt"):
+        (sample,) = load(format, said(text, "by </video>"))
+        assert shape(sample)[0] == ("user", [text])
+
+
 NOT_JSON = "the record cannot be written as JSON (NaN, or half a character)"
 TURN, ANSWER = {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}
 
@@ -177,15 +232,18 @@ TURN, ANSWER = {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}
             NOT_JSON,
         ),
         ("llava", said("q", "a", id="\ud800"), NOT_JSON),
-        ("qwen", said("<video>\nq", "a"), "videos are not supported yet"),
-        ("qwen", said("q", "a", video="a.mp4"), "videos are not supported yet"),
-        ("sharegpt", said("q", "a", videos=["a.mp4"]), "videos are not supported yet"),
+        ("qwen", said("<video>\nq", "a"), "there are more marks for videos than videos"),
+        ("qwen", said("q", "a", video="a.gif"), "there are fewer marks for videos than videos"),
+        ("sharegpt", said("q", "a", videos=["a.gif"]), "there are fewer marks for videos than videos"),
+        ("qwen", said("<video>", "a", video="none.mp4"), "the video's file is missing"),
+        ("qwen", said("<video>", "a", video="data.json"), "the video does not decode"),
+        ("qwen", said("<video>", "a", video=["a.png", "c.png"]), "the frames of a video differ in size"),
         ("sharegpt", said("q", "a", audios=["a.wav"]), "sound is not supported yet"),
         ("sharegpt", said("q", "a", tools="[{}]"), "calls of tools are not supported yet"),
         (
             "sharegpt",
-            {"messages": [{"role": "user", "content": [{"type": "video"}]}]},
-            "videos are not supported yet",
+            {"messages": [{"role": "user", "content": [{"type": "video"}]}, ANSWER]},
+            "there are more marks for videos than videos",
         ),
         (
             "sharegpt",
@@ -212,6 +270,7 @@ def test_every_rejection_has_its_reason_and_stops_nothing(load, format, record, 
         (said("q", "a"), "llava"),
         ({"messages": []}, "sharegpt"),
         (said("q", "a", images=["a.png"]), "sharegpt"),
+        (said("q", "a", videos=["a.mp4"]), "sharegpt"),
         (said("<image>q", "a", image=["a.png"]), "qwen"),
         (said("q", "a", video="a.mp4"), "qwen"),
         (said("Picture 1: <img>a.png</img>", "a"), "qwen"),

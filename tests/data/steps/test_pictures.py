@@ -23,6 +23,13 @@ def test_only_a_full_decode_finds_a_file_that_was_cut_off(raw):
     assert decodes(cut) == "picture does not decode"
 
 
+def test_every_frame_of_a_video_is_judged(picture):
+    frames = (picture(64, 64), picture(64, 64, seed=1))
+    whole = RawSample("k", {"messages": []}, (frames,))
+    assert decodes(whole) is resolution(whole) is whole and resolution(whole, max_pixels=4095) == "picture too large"
+    assert decodes(RawSample("k", {"messages": []}, ((frames[0], frames[1][:-2000]),))) == "picture does not decode"
+
+
 def test_what_is_no_picture_is_unreadable(raw):
     sample = RawSample("k", {"messages": []}, (b"no picture",))
     assert resolution(sample) == aspect_ratio(sample) == "picture unreadable"

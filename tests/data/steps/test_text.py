@@ -72,6 +72,18 @@ def test_each_picture_needs_its_placeholder_and_each_answer_a_word(raw):
     assert well_formed(raw("what?", " \n")) == "empty answer"
 
 
+def test_a_video_needs_a_placeholder_of_its_own_kind(picture):
+    messages = [
+        {"role": "user", "content": [{"type": "video"}, {"type": "image"}]},
+        {"role": "assistant", "content": "a"},
+    ]
+    frames, still = (picture(28, 28), picture(28, 28)), picture(28, 28)
+    sample = RawSample("k", {"messages": messages}, (frames, still))
+    assert well_formed(sample) is sample and clean_text(sample).images == (frames, still)
+    turned = RawSample("k", {"messages": messages}, (still, frames))
+    assert well_formed(turned) == "placeholders and pictures differ in number"
+
+
 def test_cleaning_composes_characters_and_keeps_the_blanks_in_front(raw):
     sample = raw("  cafe\u0301\r\nline\x00 two\x07\t \n", "so\rbe it")
     cleaned = clean_text(sample)
