@@ -81,7 +81,8 @@ def _index(args: argparse.Namespace) -> int:
             problems.update(index.problem_counts())
             totals.update(
                 samples=len(index),
-                images=len(index.image_height),
+                images=index.num_images,
+                videos=index.num_videos,
                 text_tokens=int(index.text_tokens.sum()),
                 ignored=index.facts.ignored_members,
             )
@@ -89,9 +90,10 @@ def _index(args: argparse.Namespace) -> int:
 
         workers = args.workers if args.workers is not None else num_cores()
         index_shards(paths, encoder, folder=args.into, workers=workers, done=done)
+    images = f"{totals['images']} images" + (f", {totals['videos']} videos" if totals["videos"] else "")
     print(
-        f"{totals['samples']} samples with {totals['images']} images and {totals['text_tokens']} text tokens in "
-        f"{len(paths)} shards, {sum(problems.values())} cannot be used"
+        f"{totals['samples']} samples with {images} and {totals['text_tokens']} text tokens in {len(paths)} shards, "
+        f"{sum(problems.values())} cannot be used"
     )
     for reason, count in problems.most_common():
         print(f"  {count:>8}  {reason}")

@@ -16,6 +16,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from jsonargparse import Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, WandbLogger
@@ -30,7 +31,10 @@ from mindvl.data.consumed import format_record, shares
 from mindvl.data.module import PackedShards
 from mindvl.data.run_record import write_record
 from mindvl.device import best_precision, device_name, device_of, keep_freed_memory, matmul_peak
-from mindvl.phases import Phase
+from mindvl.parallel.checkpoint.folder import is_whole, newest, step_of
+from mindvl.parallel.npu_trainer import NPUAccelerator, require_npu, trainer_arguments
+from mindvl.parallel.random_state import KeepRandomState
+from mindvl.phases import Benchmarks, Phase
 from mindvl.phases.saving import SaveModel
 
 log = logging.getLogger("mindvl")
@@ -56,13 +60,13 @@ class MindVLCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs) -> L.Trainer:
         config = self.config_init[self.subcommand]["trainer"]
+        import mindvl.parallel.strategy  # noqa: F401  # makes its name known to the trainer
+
         root = Path(config["default_root_dir"])
-        filled: dict = {}
-        if config["precision"] is None:
-            filled["precision"] = best_precision(device_of(str(config["accelerator"])))
-        if config["logger"] in (None, True):
-            filled["logger"] = self._fit_loggers(root) if self.subcommand == "fit" else False
+        filled = device_arguments(config)
         given = list(config["callbacks"] or [])
+        if config["logger"] in (None, True):
+            filled["logger"] = self._fit_loggers(root) if self.subcommand == "fit" else self._other_loggers(root, given)
         filled["callbacks"] = [
             *given,
             *_missing_callbacks(given, root, self.model if self.subcommand == "fit" else None),
@@ -70,24 +74,38 @@ class MindVLCLI(LightningCLI):
         return super().instantiate_trainer(**{**kwargs, **filled})
 
     def _fit_loggers(self, root: Path) -> list[Logger]:
-        checkpoint = Path(self.config_init["fit"]["ckpt_path"] or root / "checkpoints" / "last.ckpt")
-        first_step = 0
-        if checkpoint.is_file():
-            first_step = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)["global_step"]
+        given = self.config_init["fit"]["ckpt_path"]
+        checkpoint = Path(given) if given else newest(root / "checkpoints")
+        first_step = step_of(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
         return default_loggers(root, name=root.name, first_step=first_step)
+
+    def _other_loggers(self, root: Path, callbacks: Sequence[L.Callback]) -> list[Logger] | bool:
+        """Scores of benchmarks are logged beside their results; other numbers are printed alone."""
+        folders = [callback.folder_in(root) for callback in callbacks if isinstance(callback, Benchmarks)]
+        if self.subcommand != "validate" or not folders:
+            return False
+        return default_loggers(folders[0], name=f"{root.name} benchmarks")
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
         if self.subcommand != "fit":
             return
         config = self.config_init["fit"]
-        last = Path(config["trainer"]["default_root_dir"]) / "checkpoints" / "last.ckpt"
-        if config["ckpt_path"] is None and last.is_file():
+        last = newest(Path(config["trainer"]["default_root_dir"]) / "checkpoints")
+        if config["ckpt_path"] is None and last is not None:
             print(f"continuing from {last}", flush=True)
             config["ckpt_path"] = str(last)
             saved = last.parents[1] / "csv" / "config.yaml"
             for change in config_changes(saved, self._parser("fit").dump(self.config["fit"], skip_none=False)):
                 print(f"the config has changed since: {change}", file=sys.stderr, flush=True)
+        from mindvl.parallel import MindVLStrategy
+
+        given = config["ckpt_path"]
+        if given and is_whole(Path(given)) and not isinstance(self.trainer.strategy, MindVLStrategy):
+            raise ValueError(
+                f"{given} is a directory that strategy mindvl has written: go on from it with "
+                "--trainer.strategy=mindvl, on any number of devices"
+            )
 
     def before_fit(self) -> None:
         quiet_transformers()
@@ -100,6 +118,12 @@ class MindVLCLI(LightningCLI):
                 # Killed between its last checkpoint and its model: nothing was left to train, no hook has fired.
                 callback.on_train_end(self.trainer, self.model)
         self._record_data()
+        self._finish_wandb()
+
+    def after_validate(self) -> None:
+        self._finish_wandb()
+
+    def _finish_wandb(self) -> None:
         if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):
             import wandb
 
@@ -122,6 +146,20 @@ class MindVLCLI(LightningCLI):
         print(format_record(record["consumed"]), file=sys.stderr)
         for source, shard, reason, count in skipped["counts"]:
             print(f"left out {count} samples of {source}: {reason} ({shard})", file=sys.stderr, flush=True)
+
+
+def device_arguments(trainer: Namespace) -> dict[str, Any]:
+    """What a config leaves open of the device, its strategy and its precision.
+
+    Lightning's own "auto" finds the devices it ships with; ours also an NPU that torch_npu sees.
+    """
+    given = trainer["accelerator"]
+    device = device_of(given if isinstance(given, str) else given.name())
+    if device != NPUAccelerator.name():
+        return {"precision": best_precision(device)} if trainer["precision"] is None else {}
+    require_npu()
+    chosen = {name: trainer[name] for name in ("devices", "num_nodes", "strategy", "plugins")}
+    return trainer_arguments(**chosen, precision=trainer["precision"] or best_precision(device))
 
 
 def count_batch(batch) -> dict[str, int]:
@@ -185,6 +223,7 @@ def _missing_callbacks(given: Sequence[L.Callback], root: Path, fitted: Phase | 
             TokenThroughput(count_batch, flops=flops_of, peak_flops=peak_of),
             PackingStatistics(pack_facts, cost=pack_cost(fitted)),
             SaveModel(root / "model"),
+            KeepRandomState(),
         ]
     return [callback for callback in defaults if not any(isinstance(other, type(callback)) for other in given)]
 

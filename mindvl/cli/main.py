@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 LIGHTNING_VERBS = {
     "fit": "train a phase: mindvl fit -c CONFIG (continues where a killed run stopped)",
-    "validate": "loss of a checkpoint on held-out shards",
+    "validate": "loss of a checkpoint on held-out shards, and benchmarks that the config names",
     "test": "run a LightningModule's test loop",
     "predict": "answer the questions of shards",
 }
@@ -23,6 +23,9 @@ VERBS = {
     "data": ("mindvl.cli.data", "data around training: render, import, run recipes, index, see what was consumed"),
     "average": ("mindvl.cli.average", "mean of the weights of several saved models"),
     "resolution": ("mindvl.cli.resolution", "pick a pixel budget for each benchmark, and say what it gains"),
+    "export": ("mindvl.cli.export", "write a trained model as stock transformers opens it, and prove that it does"),
+    "plan": ("mindvl.cli.plan", "memory, communication and speed of a config on a cluster that need not be here"),
+    "ops": ("mindvl.cli.ops", "which kernels run here and why; compare two backends layer by layer"),
     "routing": ("mindvl.cli.routing", "how a mixture of experts routes: record, report, compare, ablate, models"),
     "chat": ("mindvl.cli.chat", "ask a trained model about a picture of your own"),
 }
@@ -55,6 +58,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("MINDVL_TRACEBACK"):
             raise
         print(f"mindvl {verb}: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:  # of `import torch`, which loads torch_npu where it is installed
+        from mindvl.parallel.npu_missing import failed_autoload
+
+        sentence = failed_autoload(error)
+        if sentence is None or os.environ.get("MINDVL_TRACEBACK"):
+            raise
+        print(f"mindvl {verb}: {sentence}", file=sys.stderr)
         return 2
     near = difflib.get_close_matches(verb, [*LIGHTNING_VERBS, *VERBS], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""

@@ -23,6 +23,7 @@ from mindvl_callbacks.resolution_samples import Budget, Grid, SearchSample
 
 from mindvl.data.images import image_size, smart_resize
 from mindvl.data.questions import Question, load_questions
+from mindvl.data.raw import files_of
 from mindvl.data.storage import find_shards
 from mindvl.eval import benchmarks
 from mindvl.eval.scoring import score
@@ -148,6 +149,8 @@ def _asked(prompts: Sequence[Prompt], judge: Callable[[Sequence[str | None]], fl
     try:
         for prompt in prompts:
             for picture in prompt.images:
+                if not isinstance(picture, bytes):
+                    raise ValueError("a video is asked about, whose frames have bounds of their own")
                 sizes.append(image_size(picture))
                 smart_resize(*sizes[-1])
     except (ValueError, ZeroDivisionError) as error:
@@ -160,7 +163,7 @@ def _digest(prompts: Sequence[Prompt]) -> str:
     digest = xxhash.xxh3_64()
     for prompt in prompts:
         digest.update(repr(prompt.messages).encode())
-        for picture in prompt.images:
+        for picture in files_of(prompt.images):
             digest.update(picture)
     return digest.hexdigest()
 
@@ -168,7 +171,7 @@ def _digest(prompts: Sequence[Prompt]) -> str:
 def picture_digests(sample: SearchSample) -> list[int]:
     """Hashes of the sample's pictures, spread evenly over 0 to 2^64."""
     content: Any = sample.content
-    return [xxhash.xxh3_64_intdigest(picture) for prompt in content.prompts for picture in prompt.images]
+    return [xxhash.xxh3_64_intdigest(file) for prompt in content.prompts for file in files_of(prompt.images)]
 
 
 def divided(samples: Sequence[SearchSample], select_ratio: float) -> tuple[list[SearchSample], list[SearchSample]]:

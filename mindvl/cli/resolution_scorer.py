@@ -14,6 +14,7 @@ from mindvl_callbacks.resolution_samples import Budget, Grid, SearchSample
 from mindvl.cli.resolution_questions import grid_rule
 from mindvl.device import device_of
 from mindvl.phases.answering import Answerer, load_answerer
+from mindvl.phases.decoding import Decoding
 
 _SAY_EVERY_S = 15.0
 
@@ -23,7 +24,7 @@ class AnswererScore:
 
     Args:
         answerer: gives model and tokenizer; its own budget plays no part.
-        batch_size: prompts that are answered at once.
+        batch_size: prompts that are answered at once, at most.
         progress: say on stderr, now and then, how many samples were scored.
     """
 
@@ -51,7 +52,7 @@ class AnswererScore:
         for length in sorted({sample.content.max_new_tokens for sample in asked}):
             mine = [sample for sample in asked if sample.content.max_new_tokens == length]
             prompts = [prompt for sample in mine for prompt in sample.content.prompts]
-            answers = iter(answerer.answer(prompts, max_new_tokens=length, batch_size=self.batch_size))
+            answers = iter(answerer.answer(prompts, Decoding(max_new_tokens=length), batch_size=self.batch_size))
             texts |= {id(sample): [next(answers).text for _ in sample.content.prompts] for sample in mine}
         self._say(len(samples))
         unanswered: list[str | None] = [None]

@@ -207,18 +207,16 @@ def _read_shards(
 
     from mindvl.data.chat import ChatEncoder
     from mindvl.data.pack import pack_samples
+    from mindvl.data.pixels import PixelBudget
     from mindvl.data.reader import read_samples
-    from mindvl.data.sample import PixelBudget, encode_sample
+    from mindvl.data.sample import encode_sample
 
     config, encoder = model.config, ChatEncoder(tokenizer)
-    vision = config.vision_config
-    pixels = PixelBudget(config.min_pixels, config.max_pixels, patch=vision.patch_size, merge=vision.spatial_merge_size)
+    pixels = PixelBudget.of_model(config)
     waiting: list = []
 
     def flush() -> None:
-        pack = pack_samples(
-            waiting, token_budget=length, merge=vision.spatial_merge_size, window_tokens=config.window_tokens
-        )
+        pack = pack_samples(waiting, token_budget=length, merge=pixels.merge, window_tokens=config.window_tokens)
         recorder.label(domains=[domain] * len(waiting))
         with torch.inference_mode():
             model(packed=pack.to(model.device))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -42,21 +43,23 @@ def training_flops(model: MindVL, batch: PackedBatch) -> float:
 def forward_flops(model: MindVL, batch: PackedBatch) -> dict[str, dict[str, float]]:
     """FLOPs of a forward pass by part, split into products with weights and products of attention."""
     vision, text = model.config.vision_config, model.config.text_config
-    patches = batch.num_patches
+    tower, patches = _tower(model), batch.num_patches
     merged = patches / vision.spatial_merge_size**2
-    patch_kernel = model.vision.patch_embed.proj.weight.numel() // vision.temporal_patch_size  # still pictures
-    window_pairs = image_pairs = 0
+    rows, patch_kernel, vision_pairs = patches, 0, 0
     if batch.vision is not None:
-        window_pairs = _pairs(batch.vision.window_lengths, patches)
-        image_pairs = _pairs(batch.vision.image_lengths, patches)
-    full = len(set(vision.fullatt_block_indexes) & set(range(vision.depth)))
-    vision_pairs = full * image_pairs + (vision.depth - full) * window_pairs
+        patch_kernel = tower.width * batch.vision.patches.shape[1]
+        pictures, windows = (
+            _real(lengths, patches) for lengths in (batch.vision.image_lengths, batch.vision.window_lengths)
+        )
+        rows += tower.prefix * len(pictures)
+        vision_pairs = tower.full_blocks * sum((length + tower.prefix) ** 2 for length in pictures)
+        vision_pairs += tower.window_blocks * sum(length**2 for length in windows)
     text_pairs = sum(length * (length + 1) / 2 for length in batch.doc_lengths[: len(batch.keys)])
     head = model.get_output_embeddings().weight.numel()
     return {
         "vision": {
-            "weights": 2 * patches * (_matrix_parameters(model.vision.blocks) + patch_kernel),
-            "attention": 4 * vision.hidden_size * vision_pairs,
+            "weights": 2 * rows * _matrix_parameters(model.vision.blocks) + 2 * patches * patch_kernel,
+            "attention": 4 * tower.width * vision_pairs,
         },
         "projector": {"weights": 2 * merged * _matrix_parameters(model.vision.merger)},
         "language": {
@@ -75,19 +78,38 @@ def cost_coefficients(config: MindVLConfig) -> dict[str, float]:
     vision, text = config.vision_config, config.text_config
     with torch.device("meta"):
         model = MindVL(copy.deepcopy(config))
-    merge = vision.spatial_merge_size**2
-    kernel = model.vision.patch_embed.proj.weight.numel() // vision.temporal_patch_size
-    full = len(set(vision.fullatt_block_indexes) & set(range(vision.depth)))
-    window_patches = (vision.window_size // vision.patch_size) ** 2
+    tower, merge = _tower(model), vision.spatial_merge_size**2
+    still_kernel = tower.width * vision.in_channels * vision.patch_size**2
+    window_patches = (config.window_tokens * vision.spatial_merge_size) ** 2
     layers = _matrix_parameters(model.language_model.base_model.layers)
     return {
         "token": 2.0 * (layers + model.get_output_embeddings().weight.numel() / 4),
         "token_pair": 2.0 * _heads_dim(text) * text.num_hidden_layers,
         "patch": 2.0
-        * (_matrix_parameters(model.vision.blocks) + kernel + _matrix_parameters(model.vision.merger) / merge)
-        + 4.0 * vision.hidden_size * (vision.depth - full) * window_patches,
-        "patch_pair": 4.0 * vision.hidden_size * full,
+        * (_matrix_parameters(model.vision.blocks) + still_kernel + _matrix_parameters(model.vision.merger) / merge)
+        + 4.0 * tower.width * tower.window_blocks * window_patches,
+        "patch_pair": 4.0 * tower.width * tower.full_blocks,
     }
+
+
+class _Tower(NamedTuple):
+    """What matters of a vision tower, whatever its class calls it."""
+
+    width: int
+    """Of all heads of its attention together."""
+    full_blocks: int
+    """Blocks that attend over whole pictures."""
+    window_blocks: int
+    prefix: int
+    """Register and class tokens before each picture."""
+
+
+def _tower(model: MindVL) -> _Tower:
+    blocks = model.vision.blocks
+    every = range(len(blocks))
+    full = len(set(getattr(model.config.vision_config, "fullatt_block_indexes", every)) & set(every))
+    prefix = getattr(model.vision, "num_prefix_tokens", 0)
+    return _Tower(blocks[0].attn.proj.in_features, full, len(blocks) - full, prefix)
 
 
 def _heads_dim(text) -> int:
@@ -97,9 +119,9 @@ def _heads_dim(text) -> int:
     return text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
 
 
-def _pairs(lengths: Sequence[int], patches: int) -> int:
-    """Attending pairs of patches; a pack of fixed shape ends with a segment of padding, which is no work."""
-    return sum(length**2 for length in lengths) - (sum(lengths) - patches) ** 2
+def _real(lengths: Sequence[int], patches: int) -> Sequence[int]:
+    """Segments of real patches; a pack of fixed shape ends with one of padding, which is no work."""
+    return lengths[:-1] if sum(lengths) > patches else lengths
 
 
 def _matrix_parameters(module: nn.Module) -> float:

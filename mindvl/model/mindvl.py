@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    GenerationMixin,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
@@ -17,8 +27,11 @@ from mindvl.model.config import MindVLConfig
 from mindvl.model.joining import join, placeholder_positions
 from mindvl.model.moe import register_grouped_experts, replace_routers
 from mindvl.model.operators import replace_operators
-from mindvl.model.vision import VisionTower, vision_inputs
-from mindvl.ops.loss import summed_cross_entropy
+from mindvl.model.sharing import check_tower, own_share, whole_losses
+from mindvl.model.towers import build_tower
+from mindvl.model.vision import vision_inputs
+from mindvl.ops.exchange import sum_over_ranks
+from mindvl.ops.loss import cross_entropies, summed_cross_entropy
 
 
 class MindVL(PreTrainedModel, GenerationMixin):
@@ -33,21 +46,22 @@ class MindVL(PreTrainedModel, GenerationMixin):
     config_class = MindVLConfig
     base_model_prefix = "mindvl"
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ("image", "video", "text")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
-    _no_split_modules = ["Qwen2_5_VLVisionBlock"]  # noqa: RUF012
 
     def __init__(self, config: MindVLConfig):
         super().__init__(config)
         text_config = copy.deepcopy(config.text_config)
-        self.vision = VisionTower(config.vision_config, image_mean=config.image_mean, image_std=config.image_std)
+        self.vision = build_tower(config.vision_config, image_mean=config.image_mean, image_std=config.image_std)
         self.language_model = AutoModelForCausalLM.from_config(
             text_config,
             attn_implementation=register_packed_attention(),
             experts_implementation=register_grouped_experts(text_config),
         )
+        self.context: dist.ProcessGroup | None = None
+        """Ranks that share the tokens and patches of each pack."""
         replace_operators(self)
         replace_routers(self.language_model)
         self._tied_weights_keys = {
@@ -55,6 +69,31 @@ class MindVL(PreTrainedModel, GenerationMixin):
             for name, source in (getattr(self.language_model, "_tied_weights_keys", None) or {}).items()
         }
         self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path | None = None,
+        *arguments,
+        vision: str | dict[str, Any] | None = None,
+        language: str | dict[str, Any] | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        **settings,
+    ) -> MindVL:
+        """A saved MindVL from its folder, or one assembled of a vision tower and a language model from elsewhere.
+
+        Assembled, `vision` and `language` are hub ids, folders, "random", or fields with `pretrained` among them; see
+        `mindvl.model.weights.assembly`. `tokenizer` is the language model's own where it has vision tokens; else give
+        `mindvl.data.tokenizer.load_tokenizer(...)`, which adds them. `dtype` is the language model's by default, other
+        settings are MindVLConfig's. Comes back in evaluation mode.
+        """
+        if vision is None and language is None:
+            return super().from_pretrained(folder, *arguments, **settings)
+        if folder is not None or vision is None or language is None:
+            raise ValueError("from_pretrained takes either a folder, or both vision=... and language=...")
+        from mindvl.model.building import assemble
+
+        return assemble(vision, language, tokenizer, **settings)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Both parts have initialised their own weights when they were built."""
@@ -64,6 +103,15 @@ class MindVL(PreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module:
         return self.language_model.get_output_embeddings()
+
+    def share_packs(self, context: dist.ProcessGroup | None) -> None:
+        """Let each rank of a group compute its part of every pack; all of them must be given the same packs.
+
+        ValueError where the tower cannot.
+        """
+        if context is not None:
+            check_tower(self.vision, dist.get_world_size(context))
+        self.context = context
 
     @property
     def merge(self) -> int:
@@ -75,12 +123,16 @@ class MindVL(PreTrainedModel, GenerationMixin):
         embeddings = self.get_input_embeddings()(batch.input_ids)
         if batch.vision is not None:
             return join(embeddings, self.vision(batch.vision), batch.image_index)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        several_ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if several_ranks or (torch.is_grad_enabled() and not embeddings.requires_grad):
             return embeddings + self._tower_without_pictures(batch.input_ids.device).to(embeddings.dtype)
         return embeddings
 
     def _tower_without_pictures(self, device: torch.device) -> Float[Tensor, ""]:
-        """Zero, from one blank visual token: ranks wait for each other in every module, so all must run the tower."""
+        """Zero, from one blank visual token: ranks wait for each other in every module, so all must run the tower.
+
+        Also where the projector alone trains: the loss of a pack without pictures must have a gradient, though it is 0.
+        """
         vision = self.config.vision_config
         blank = torch.zeros(self.merge**2, vision.in_channels * vision.patch_size**2, dtype=torch.uint8, device=device)
         grid = ImageGrid(1, self.merge, self.merge)
@@ -108,18 +160,20 @@ class MindVL(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         packed: PackedBatch | None = None,
+        each_loss: bool = False,
         **kwargs,
     ) -> ModelOutput:
-        """With `packed`: `loss` is the summed cross-entropy of the pack. Without: logits of padded rows.
+        """With `packed`: `loss` is the summed cross-entropy of the pack, or with `each_loss` that of each supervised
+        position, without gradients. Without: logits of padded rows.
 
-        `pixel_values` holds the patches of all rows' pictures in reading order, `image_grid_thw` (images, 3) their
-        grids; both are used in the first step of a generation only.
+        Ranks that share the pack all get the loss of the whole; backward, each follows its own part of it, and the sum
+        of their gradients is the pack's.
+
+        `pixel_values` holds the patches of all rows' pictures and videos in reading order, `image_grid_thw` (images, 3)
+        their grids; both are used in the first step of a generation only.
         """
         if packed is not None:
-            loss = summed_cross_entropy(
-                self.hidden_states(packed), self.get_output_embeddings(), packed.supervised_index, packed.targets
-            )
-            return CausalLMOutputWithPast(loss=loss)
+            return CausalLMOutputWithPast(loss=self._packed_loss(packed, each=each_loss))
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
             if pixel_values is not None:
@@ -134,10 +188,24 @@ class MindVL(PreTrainedModel, GenerationMixin):
             **kwargs,
         )
 
+    def _packed_loss(self, batch: PackedBatch, *, each: bool) -> Tensor:
+        own = batch if self.context is None else own_share(batch, self.context, merge=self.merge)
+        loss_of = cross_entropies if each else summed_cross_entropy
+        loss = loss_of(self.hidden_states(own), self.get_output_embeddings(), own.supervised_index, own.targets)
+        if self.context is None:
+            return loss
+        return whole_losses(loss, batch, self.context) if each else sum_over_ranks(loss, self.context)
+
     def _join_pictures(self, input_ids, embeddings, pixel_values, image_grid_thw):
         grids = [ImageGrid(*grid) for grid in image_grid_thw.tolist()]
         inputs = vision_inputs(pixel_values, grids, merge=self.merge, window_tokens=self.config.window_tokens)
-        index = placeholder_positions(input_ids, grids, image_token_id=self.config.image_token_id, merge=self.merge)
+        index = placeholder_positions(
+            input_ids,
+            grids,
+            image_token_id=self.config.image_token_id,
+            video_token_id=self.config.video_token_id,
+            merge=self.merge,
+        )
         return join(embeddings, self.vision(inputs), index)
 
 

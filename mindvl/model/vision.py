@@ -1,10 +1,12 @@
-"""The vision tower: Qwen2.5-VL's class with two operators changed and its layout made elsewhere.
+"""What all vision towers share; the towers themselves are in `mindvl.model.towers`.
 
-Every parameter keeps its published name, so Qwen2.5-VL's `visual.*` weights load key for key:
+A tower is a published class with two operators changed and its layout made elsewhere:
 
-    patch_embed.proj.weight     a Conv3d's weight, applied as a matrix product (`mindvl.ops.patch_embed`)
-    blocks.N.attn.{qkv,proj}    attention over segment lengths (`mindvl.ops.attention`)
-    merger.{ln_q,mlp}           untouched; this is the projector of MindVL: RMSNorm, 2x2 patches, two linear layers
+    PatchEmbed              a Conv3d's weight, applied as a matrix product (`mindvl.ops.patch_embed`)
+    PackedVisionAttention   attention over segment lengths (`mindvl.ops.attention`)
+
+Both hold the very parameters of what they replace, so published weights load key for key. What a tower calls `merger`
+is the projector of MindVL: 2x2 patches become one vector of the language model's width.
 """
 
 from __future__ import annotations
@@ -13,24 +15,49 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+from transformers import PreTrainedConfig
 
 from mindvl.batch import ImageGrid, VisionInputs
 from mindvl.model.attention import packed_attention_forward, register_packed_attention
+from mindvl.ops.exchange import gather_rows, split_of
 from mindvl.ops.patch_embed import embed_patches
 from mindvl.ops.rotary import apply_rotary
 from mindvl.ops.vision_layout import vision_layout
 
+WHOLE_PICTURE = 1 << 30
+"""Side of an attention window, in visual tokens, of towers without windows: no picture is as large."""
 
-class PatchEmbed(nn.Module):
+_MIDDLE_BYTE = 128
+
+
+def embed_pixels(
+    patches: Tensor,
+    weight: Float[Tensor, "dim channels frames patch patch"],
+    bias: Float[Tensor, " dim"] | None,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Float[Tensor, "patches dim"]:
     """Patches to vectors. Bytes are pixels as they came from the file; floats are already normalised.
 
     The normalisation of bytes, (x / 255 - mean) / std per channel, is linear: it is folded into the kernel and a
-    bias, so no normalised copy of the pictures exists.
+    bias, so no normalised copy of the pictures exists. Bytes are counted from 128, which leaves a third of the rounding
+    error: the product and the bias are then no large numbers that almost cancel.
     """
+    if patches.dtype == torch.uint8:
+        middle, spread = weight.new_tensor(tuple(mean)), weight.new_tensor(tuple(std))
+        offset = weight.sum(dim=(2, 3, 4)) @ ((middle - _MIDDLE_BYTE / 255) / spread)
+        weight = weight / (255 * spread).view(1, -1, 1, 1, 1)
+        bias = -offset if bias is None else bias - offset
+        patches = patches.to(weight.dtype).sub_(_MIDDLE_BYTE)
+    embedded = embed_patches(patches.to(weight.dtype), weight)
+    return embedded if bias is None else embedded + bias
+
+
+class PatchEmbed(nn.Module):
+    """Takes the place of a tower's patch embedding and shares its convolution."""
 
     def __init__(self, conv: nn.Conv3d, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
@@ -38,17 +65,11 @@ class PatchEmbed(nn.Module):
         self.mean, self.std = tuple(mean), tuple(std)
 
     def forward(self, patches: Tensor) -> Float[Tensor, "patches dim"]:
-        weight = self.proj.weight
-        if patches.dtype != torch.uint8:
-            return embed_patches(patches.to(weight.dtype), weight)
-        mean, std = weight.new_tensor(self.mean), weight.new_tensor(self.std)
-        kernel = weight / (255 * std).view(1, -1, 1, 1, 1)
-        bias = weight.sum(dim=(2, 3, 4)) @ (mean / std)
-        return embed_patches(patches.to(weight.dtype), kernel) - bias
+        return embed_pixels(patches, self.proj.weight, self.proj.bias, mean=self.mean, std=self.std)
 
 
 class PackedVisionAttention(nn.Module):
-    """Attention of the tower within segments: windows in most blocks, whole pictures in the others."""
+    """Attention of a tower within segments: windows or whole pictures, as the tower says block by block."""
 
     def __init__(self, stock: nn.Module):
         super().__init__()
@@ -69,33 +90,43 @@ class PackedVisionAttention(nn.Module):
         return self.proj(output.reshape(patches, -1))
 
 
-class VisionTower(Qwen2_5_VisionTransformerPretrainedModel):
-    """Pictures of any size in one pack -> one feature per visual token, in reading order of merge blocks."""
-
-    def __init__(self, config: Qwen2_5_VLVisionConfig, *, image_mean: Sequence[float], image_std: Sequence[float]):
-        config = copy.deepcopy(config)  # transformers writes the attention's name into it
-        config._attn_implementation = register_packed_attention()
-        super().__init__(config)
-        self.patch_embed: nn.Module = PatchEmbed(self.patch_embed.proj, image_mean, image_std)
-        for block in self.blocks:
-            block.attn = PackedVisionAttention(block.attn)
-
-    def forward(self, inputs: VisionInputs) -> Float[Tensor, "merged dim"]:
-        """The stock forward pass, reading layout and lengths from `inputs` instead of working them out."""
-        unit = self.spatial_merge_unit
-        hidden = self.patch_embed(inputs.patches)
-        hidden = _permute_blocks(hidden, inputs.window_index, unit)
-        cos, sin = self.rotary_pos_emb(hidden, inputs.position_ids)
-        positions = _permute_blocks(cos, inputs.window_index, unit), _permute_blocks(sin, inputs.window_index, unit)
-        for layer, block in enumerate(self.blocks):
-            lengths = inputs.image_lengths if layer in self.fullatt_block_indexes else inputs.window_lengths
-            hidden = block(hidden, cu_seqlens=lengths, position_embeddings=positions)
-        return self.merger(hidden).index_select(0, inputs.restore_index)
+def packed_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A copy that names our attention; transformers writes the name into the config it is given."""
+    config = copy.deepcopy(config)
+    config._attn_implementation = register_packed_attention()
+    return config
 
 
-def _permute_blocks(rows: Float[Tensor, "patches dim"], index: Tensor, unit: int) -> Float[Tensor, "patches dim"]:
-    """Reorder merge blocks of `unit` consecutive patches."""
-    return rows.view(-1, unit * rows.shape[1]).index_select(0, index).view(rows.shape)
+def use_packed_operators(tower: nn.Module, *, image_mean: Sequence[float], image_std: Sequence[float]) -> None:
+    """Put our two operators into one of transformers' towers."""
+    tower.patch_embed = PatchEmbed(tower.patch_embed.proj, image_mean, image_std)
+    for block in tower.blocks:
+        block.attn = PackedVisionAttention(block.attn)
+
+
+def picture_sizes(inputs: VisionInputs) -> Int[Tensor, "patches 2"]:
+    """Height and width, in patches, of the picture that each patch is from; padding is from pictures of one patch."""
+    thw, padded, split = inputs.grid_thw, sum(inputs.image_lengths), split_of(inputs.image_lengths)
+    real = padded - _padding(inputs) if split is None else int(thw.prod(dim=1).sum())
+    sizes = torch.repeat_interleave(thw[:, 1:], thw.prod(dim=1), dim=0, output_size=real)
+    sizes = nn.functional.pad(sizes, (0, 0, 0, padded - real), value=1)
+    return sizes if split is None else sizes[split.rows]  # windows lie within pictures: their order changes nothing
+
+
+def _padding(inputs: VisionInputs) -> int:
+    """Patches that fill up a pack of fixed shape, told from the shapes of its index tensors."""
+    blocks, real_blocks = inputs.window_index.shape[0], inputs.restore_index.shape[0]
+    return inputs.patches.shape[0] // blocks * (blocks - real_blocks)
+
+
+def in_reading_order(
+    features: Float[Tensor, "blocks dim"], inputs: VisionInputs, *, merge: int
+) -> Float[Tensor, "merged dim"]:
+    """Features of the projector without padding; of a pack that ranks share, those of this rank's visual tokens."""
+    split = split_of(inputs.image_lengths)
+    if split is not None:
+        features = gather_rows(features, split.per(merge**2))
+    return features.index_select(0, inputs.restore_index)
 
 
 def vision_inputs(patches: Tensor, grids: Sequence[ImageGrid], *, merge: int, window_tokens: int) -> VisionInputs:

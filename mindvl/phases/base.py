@@ -12,8 +12,8 @@ The loss of an optimizer step is the cross-entropy summed over its supervised to
 over all ranks and accumulated packs. Packs carry unequal numbers of supervised tokens, so a mean of per-pack means
 would weigh tokens by their neighbours. Each pack backpropagates its plain sum; before the optimizer steps, gradients
 are multiplied by ranks x accumulation / supervised tokens, which undoes the averaging that data parallelism and
-Lightning's accumulation have done. Any split of the same samples into packs, accumulation and ranks gives the same
-gradient.
+Lightning's accumulation have done (`MindVLStrategy` adds up, so there the factor has no ranks). Any split of the same
+samples into packs, accumulation and ranks gives the same gradient.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -30,10 +31,15 @@ from torch import Tensor
 
 from mindvl.batch import PackedBatch
 from mindvl.device import widest_float
+from mindvl.model.lora import check_same
+from mindvl.ops.table import force
+from mindvl.parallel.gradients import clip_, gradient_norm, local_slices
+from mindvl.parallel.ranks import ranks_of
 from mindvl.phases.expert_balance import ExpertBalance, ExpertBalancer
 from mindvl.phases.model_spec import ModelSpec, build_model, config_of
 from mindvl.phases.schedule import Rates, parameter_groups, warmup_cosine
 from mindvl.phases.skipped import SkippedSamples
+from mindvl.phases.validation import SourceLoss
 
 if TYPE_CHECKING:
     from mindvl.model.mindvl import MindVL
@@ -47,7 +53,8 @@ class Phase(L.LightningModule):
 
     Logged per optimizer step: `train/loss` (nats per supervised token), `train/grad_norm`, `train/supervised_tokens`,
     `train/tokens`, `train/images`, `train/pack_fill_ratio`, `train/skipped_samples` (running total),
-    `lr/<part>`. Per validation: `validation/loss`.
+    `lr/<part>`. Per validation, overall and for each source of `data.validation`: `validation/loss[/<source>]` (nats
+    per supervised token) and `validation/perplexity[/<source>]`.
 
     With `experts`, every `log_every_n_steps` and over all tokens of all ranks since then, for each layer of experts:
     `experts/layer_03/load_max_over_mean`, `load_cv`, `dead_ratio`, `entropy_ratio` (`mindvl.ops.routing_losses`), and
@@ -101,13 +108,10 @@ class Phase(L.LightningModule):
 
     @property
     def pixel_budget(self):
-        """Sizes that pictures are cut to."""
-        from mindvl.data.sample import PixelBudget
+        """Sizes that pictures and frames of videos are cut to."""
+        from mindvl.data.pixels import PixelBudget
 
-        vision = self.config.vision_config
-        return PixelBudget(
-            self.spec.min_pixels, self.spec.max_pixels, patch=vision.patch_size, merge=vision.spatial_merge_size
-        )
+        return PixelBudget.of_model(self.config)
 
     @property
     def window_tokens(self) -> int:
@@ -124,13 +128,28 @@ class Phase(L.LightningModule):
     # Building.
 
     def configure_model(self) -> None:
-        if self.model is None:
-            from mindvl.model.parts import train_only
+        """Build the model, unless it is there; under a strategy that shards, no rank ever holds the whole of it."""
+        from mindvl.model.parts import train_only
+        from mindvl.phases.placing import place
 
-            self.model = build_model(self.spec, self.config)
-            train_only(self.model, self.trains)
+        if self.spec.operators is not None:
+            force(self.spec.operators)
+        strategy = None if self._trainer is None else self._trainer.strategy
+
+        def prepare(model: MindVL) -> None:
+            train_only(model, self.trains)
+            place(model, strategy)
+
+        if self.model is None:
+            self.model = build_model(self.spec, self.config, place=prepare)
+        else:
+            place(self.model, strategy)
         if self.experts is not None and self.balancer is None:
             self.balancer = ExpertBalancer(self.experts, self.model)
+        ranks = ranks_of(strategy)
+        self.skipped.group = ranks.data_group
+        if self.balancer is not None:
+            self.balancer.group, self.balancer.context = ranks.token_group, self.model.context
 
     def configure_optimizers(self):
         groups = parameter_groups(self.model, self.rates)
@@ -161,23 +180,23 @@ class Phase(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turn the sum of losses into their mean over all supervised tokens of the step."""
         supervised = self._over_ranks(torch.tensor(self._step["supervised_tokens"], dtype=torch.float64))
-        averaged_over = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        averaged_over = ranks_of(self.trainer.strategy).averaged_over * self.trainer.accumulate_grad_batches
         factor = averaged_over / max(1.0, supervised.item())
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        torch._foreach_mul_(gradients, factor)
+        torch._foreach_mul_(local_slices(_gradients(optimizer)), factor)
         self._log_step(supervised)
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Clip to the norm in `rates`; stop before the weights change when a gradient is not finite."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        limit = self.rates.clip_norm or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        gradients = _gradients(optimizer)
+        norm = gradient_norm(gradients)
         if not torch.isfinite(norm):
             raise FloatingPointError(
                 f"gradient norm is {norm.item()} at step {self.trainer.global_step} (rank {self.global_rank}); weights "
                 f"are unchanged; samples: {', '.join(self._step_keys[:8])}"
             )
-        self.log("train/grad_norm", norm)
+        if self.rates.clip_norm:
+            clip_(gradients, norm, self.rates.clip_norm)
+        self.log("train/grad_norm", norm.float())
         self._step, self._step_keys = Counter(), []
         if self.balancer is not None:
             self.balancer.end_step()
@@ -185,10 +204,18 @@ class Phase(L.LightningModule):
             if every and (self.trainer.global_step + 1) % every == 0:
                 self.log_dict(self.balancer.report())
 
-    def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
-        loss_sum = self.model(packed=batch).loss
-        mean = loss_sum / max(1, batch.num_supervised)
-        self.log("validation/loss", mean, batch_size=max(1, batch.num_supervised), on_epoch=True, sync_dist=True)
+    def on_validation_epoch_start(self) -> None:
+        self._validation = SourceLoss()
+
+    def validation_step(self, batch: PackedBatch | None, batch_idx: int) -> None:
+        """Count a pack; None comes in its place where only benchmarks are asked (`mindvl.phases.Benchmarks`)."""
+        if batch is not None:
+            self._validation.add(batch, self.model(packed=batch, each_loss=True).loss)
+
+    def on_validation_epoch_end(self) -> None:
+        """Means over all supervised tokens; Lightning would take that of the ranks' means."""
+        means = self._validation.report(ranks_of(self.trainer.strategy).data_group)
+        self.log_dict(means, sync_dist=self.trainer.world_size > 1)  # equal on all ranks, which Lightning cannot know
 
     # Answering: `mindvl test` and `mindvl predict`.
 
@@ -212,7 +239,7 @@ class Phase(L.LightningModule):
             )
 
     def predict_step(self, batch: list, batch_idx: int) -> list[dict]:
-        """One record per question: key, question, answer, prediction, score."""
+        """One record per question: key, question, answer, prediction, score; `error` where it could not be asked."""
         records = [
             {
                 "key": judged.question.key,
@@ -221,6 +248,7 @@ class Phase(L.LightningModule):
                 "answer": judged.question.answer,
                 "prediction": judged.prediction,
                 "score": judged.score,
+                **({"error": judged.error} if judged.error else {}),
             }
             for judged in self._judge(batch)
         ]
@@ -258,25 +286,27 @@ class Phase(L.LightningModule):
                 "train/skipped_samples": float(self.skipped.total),
             }
         )
-        for group in self.trainer.optimizers[0].param_groups:
-            if not group["name"].endswith("_no_decay"):
-                self.log(f"lr/{group['name']}", group["lr"])
+        rates = {group["name"]: group["lr"] for group in self.trainer.optimizers[0].param_groups}
+        self.log_dict({f"lr/{name}": rate for name, rate in rates.items() if not name.endswith("_no_decay")})
 
     def _over_ranks(self, value: Tensor) -> Tensor:
-        """Sum of a number over ranks, in the widest precision of the device."""
+        """Sum of a number of this rank's packs over ranks that have other packs, in the device's widest precision."""
         if self.trainer.world_size == 1:
             return value
         value = value.to(self.device, widest_float(self.device))
-        return self.trainer.strategy.reduce(value, reduce_op="sum")
+        strategy = self.trainer.strategy
+        return strategy.reduce(value, group=ranks_of(strategy).data_group, reduce_op="sum")
 
     # Saved with the checkpoint, so that a resumed run still knows what it has left out.
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["skipped"] = self.skipped.state_dict()
+        checkpoint["lora"] = self.spec.lora and asdict(self.spec.lora)
         if self.balancer is not None:
             checkpoint["experts"] = self.balancer.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
+        check_same(checkpoint.get("lora"), self.spec.lora)
         self._check_shapes(checkpoint.get("state_dict", {}))
         if "skipped" in checkpoint:
             self.skipped.load_state_dict(checkpoint["skipped"])
@@ -293,3 +323,7 @@ class Phase(L.LightningModule):
                 f"the checkpoint holds another model: {name} has shape {tuple(saved[name].shape)}, the configured one "
                 f"{tuple(own[name].shape)}; so have {len(differ) - 1} other tensors"
             )
+
+
+def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

@@ -26,8 +26,11 @@ from torch import Tensor, nn
 from mindvl.batch import PackedBatch
 from mindvl.device import widest_float
 from mindvl.ops import routing_losses
+from mindvl.ops.exchange import split_rows
 
 if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
     from mindvl.model.mindvl import MindVL
 
 KINDS = ("text/", "picture/")
@@ -95,6 +98,10 @@ class ExpertBalancer:
         if settings.freeze_router:
             for router in self.routers.values():
                 router.weight.requires_grad_(False)
+        self.group: ProcessGroup | None = None
+        """Ranks that hold different tokens; None is all ranks."""
+        self.context: ProcessGroup | None = None
+        """Ranks that hold the tokens of one pack; None is this rank alone."""
         self._heard: list[tuple[Tensor, Tensor]] = []
         self._step: Tensor | None = None  # (layers, kinds, experts) tokens of the step so far
         self._step_losses: Tensor | None = None  # LOSSES summed over layers and tokens, supervised tokens
@@ -123,7 +130,7 @@ class ExpertBalancer:
         heard, self._heard = self._heard, []
         counts = self._count(batch, [chosen for _, chosen in heard])
         if self.settings.global_loss:
-            counts = _over_ranks(counts)
+            counts = self._over_ranks(counts)
         self._step = counts if self._step is None else self._step + counts
         if not any(getattr(self.settings, name) for name in LOSSES):
             return 0.0
@@ -136,6 +143,7 @@ class ExpertBalancer:
         kinds = torch.zeros(tokens, dtype=torch.int64, device=batch.input_ids.device)
         kinds[batch.image_index] = 1
         kinds[batch.num_tokens :] = len(KINDS)  # holes and padding count nowhere
+        kinds = kinds[self._own_rows(tokens)]
         num_experts = next(iter(self.routers.values())).num_experts
         return torch.stack(
             [
@@ -150,6 +158,8 @@ class ExpertBalancer:
         weights = routing_losses.token_weights(
             documents, bounds, batch.supervised_index, batch.targets, dtype=heard[0][0].dtype
         )
+        rows = self._own_rows(len(documents))
+        documents, weights = documents[rows], weights[rows]
         sums: dict[str, Tensor] = {}
         assert self._step is not None
         for router, (logits, chosen), counts in zip(self.routers.values(), heard, self._step.sum(dim=1), strict=True):
@@ -159,7 +169,9 @@ class ExpertBalancer:
             if settings.sequence_loss or settings.global_loss:
                 shares = router.shares(logits)
             if settings.sequence_loss:
-                layer["sequence_loss"] = routing_losses.sequence_balance(shares, chosen, documents, bounds, weights)
+                layer["sequence_loss"] = routing_losses.sequence_balance(
+                    shares, chosen, documents, bounds, weights, self._document_counts(chosen, documents, bounds, shares)
+                )
             if settings.global_loss:
                 layer["global_loss"] = routing_losses.batch_balance(shares, counts, weights)
             if settings.z_loss:
@@ -169,7 +181,8 @@ class ExpertBalancer:
         dtype = widest_float(weights.device)
         nothing = torch.zeros((), dtype=dtype, device=weights.device)
         found = [sums[name].detach().to(dtype) if name in sums else nothing for name in LOSSES]
-        losses = torch.stack([*found, nothing + batch.num_supervised])
+        sharing = 1 if self.context is None else torch.distributed.get_world_size(self.context)
+        losses = torch.stack([*found, nothing + batch.num_supervised / sharing])
         self._step_losses = losses if self._step_losses is None else self._step_losses + losses
         return torch.stack([getattr(settings, name) * value for name, value in sums.items()]).sum()
 
@@ -180,14 +193,14 @@ class ExpertBalancer:
         if counts is None:
             return
         if not self.settings.global_loss:  # which has its counts from all ranks already
-            counts = _over_ranks(counts)
+            counts = self._over_ranks(counts)
         if self.settings.bias_update_speed:
             for router, layer in zip(self.routers.values(), counts.sum(dim=1), strict=True):
                 step = routing_losses.bias_step(layer, self.settings.bias_update_speed)
                 router.e_score_correction_bias += step
         self._window = counts if self._window is None else self._window.to(counts.device) + counts
         if losses is not None:
-            losses = _over_ranks(losses)
+            losses = self._over_ranks(losses)
             before = self._window_losses
             self._window_losses = losses if before is None else before.to(losses.device) + losses
 
@@ -229,9 +242,22 @@ class ExpertBalancer:
     def load_state_dict(self, state: dict[str, Tensor | None]) -> None:
         self._window, self._window_losses = state["counts"], state["losses"]
 
+    def _own_rows(self, tokens: int) -> slice:
+        """The tokens of a pack that this rank's routers have seen."""
+        return slice(0, tokens) if self.context is None else split_rows(tokens, self.context).rows
 
-def _over_ranks(value: Tensor) -> Tensor:
-    """Sum over ranks, in place."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(value)
-    return value
+    def _document_counts(self, chosen: Tensor, documents: Tensor, bounds: Tensor, shares: Tensor) -> Tensor | None:
+        """Choices by document where ranks hold different tokens of one; None where this rank holds all."""
+        if self.context is None:
+            return None
+        counts = routing_losses.expert_counts(
+            chosen, documents, num_groups=len(bounds) - 1, num_experts=shares.shape[1]
+        )
+        torch.distributed.all_reduce(counts, group=self.context)
+        return counts
+
+    def _over_ranks(self, value: Tensor) -> Tensor:
+        """Sum over ranks that have other tokens, in place."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(value, group=self.group)
+        return value

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mindvl.model.lora import Lora, draw_adapters, with_adapters
 
 if TYPE_CHECKING:  # transformers takes a second to import; `mindvl fit --help` does without
     from transformers import PreTrainedTokenizerBase
 
     from mindvl.model.config import MindVLConfig
     from mindvl.model.mindvl import MindVL
+    from mindvl.model.weights.accounting import WeightSource
+    from mindvl.model.weights.assembly import Part
 
 
 @dataclass
@@ -18,92 +22,98 @@ class ModelSpec:
     """Sizes of a MindVL and where its weights come from.
 
     Args:
-        tokenizer: hub id or folder, or "bytes" for the small byte-level one.
-        vision: fields of transformers' Qwen2_5_VLVisionConfig.
-        language: `model_type` and fields of any transformers causal language model with 1-D positions.
+        tokenizer: hub id or folder, or "bytes" for the small byte-level one; "auto" is the language model's own where
+            that is pretrained, else "bytes".
+        vision: hub id or folder of a Qwen2.5-VL checkpoint or of a bare tower, or fields of a tower's configuration;
+            `pretrained` among the fields names the origin, and the others replace its own.
+        language: hub id or folder of any transformers causal language model with 1-D positions, or its `model_type`
+            and fields; `pretrained` as for vision. Name the origin as `pretrained` where a dotted key shall change a
+            field beside it: on top of a string, the key leaves that field alone.
         min_pixels: area below which a picture is enlarged.
         max_pixels: area above which a picture is shrunk.
-        image_mean: subtracted from each channel (of 0..1); CLIP's values by default, as in Qwen2.5-VL.
+        video_min_pixels: area below which a video's frames are enlarged.
+        video_max_pixels: area above which a video's frames are shrunk.
+        video_total_pixels: half the area that all frames of a video share; many frames are shrunk to it.
+        image_mean: subtracted from each channel (of 0..1); the tower's own by default, or CLIP's, as in Qwen2.5-VL.
         image_std: divides each channel.
         start_from: folder of a saved MindVL whose weights are taken; its sizes must be the ones given here.
+        lora: adapters that train in place of the layers they stand beside; all weights when left out.
+        operators: entries of the operator table that must be used (`mindvl ops` lists them), as packed_attention:
+            per_segment; the best that this device has when left out.
     """
 
-    tokenizer: str = "bytes"
-    vision: dict[str, Any] = field(default_factory=dict)
-    language: dict[str, Any] = field(default_factory=dict)
+    tokenizer: str = "auto"
+    vision: str | dict[str, Any] = field(default_factory=dict)
+    language: str | dict[str, Any] = field(default_factory=dict)
     min_pixels: int = 4 * 28 * 28
     max_pixels: int = 1280 * 28 * 28
+    video_min_pixels: int = 128 * 28 * 28
+    video_max_pixels: int = 768 * 28 * 28
+    video_total_pixels: int = 115_200 * 28 * 28
     image_mean: list[float] | None = None
     image_std: list[float] | None = None
     start_from: str | None = None
+    lora: Lora | None = None
+    operators: dict[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokenizer == "auto":
+            language = self.language if isinstance(self.language, str) else self.language.get("pretrained")
+            self.tokenizer = "bytes" if language in (None, "random") else language
+
+    def parts(self) -> tuple[Part, Part]:
+        """Tower and language model, as `mindvl.model.weights.assembly` reads them."""
+        from mindvl.model.weights.assembly import Part
+
+        return Part.of("vision", self.vision), Part.of("language", self.language)
 
 
 def config_of(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> MindVLConfig:
     """The transformers configuration of a spec. Raises ValueError where tokenizer and embedding do not fit."""
-    from mindvl.data.tokenizer import IMAGE_PAD
-    from mindvl.model.config import MindVLConfig
+    from transformers import AutoTokenizer
 
-    language = {
-        "vocab_size": -(-len(tokenizer) // 16) * 16,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        **spec.language,
-    }
-    if language["vocab_size"] < len(tokenizer):
-        raise ValueError(
-            f"model.language.vocab_size is {language['vocab_size']}, but tokenizer {spec.tokenizer} "
-            f"has {len(tokenizer)} tokens"
-        )
+    from mindvl.data.tokenizer import check_same_vocabulary
+    from mindvl.model.weights.assembly import assembled_config, has_tokenizer
+
+    vision, language = spec.parts()
+    if language.pretrained not in (None, spec.tokenizer) and has_tokenizer(language.pretrained):
+        own = AutoTokenizer.from_pretrained(language.pretrained, trust_remote_code=False)  # it may lack a chat template
+        check_same_vocabulary(tokenizer, own)
     pixels = {"image_mean": spec.image_mean, "image_std": spec.image_std}
-    return MindVLConfig(
-        vision_config=spec.vision,
-        text_config=language,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_PAD),
+    return assembled_config(
+        vision,
+        language,
+        tokenizer,
         min_pixels=spec.min_pixels,
         max_pixels=spec.max_pixels,
+        video_min_pixels=spec.video_min_pixels,
+        video_max_pixels=spec.video_max_pixels,
+        video_total_pixels=spec.video_total_pixels,
         **{name: value for name, value in pixels.items() if value is not None},
     )
 
 
-def build_model(spec: ModelSpec, config: MindVLConfig) -> MindVL:
-    """A model with fresh weights, or with those of `spec.start_from` after every shape has been compared."""
-    from mindvl.model.mindvl import MindVL
+def weight_sources(spec: ModelSpec) -> list[WeightSource]:
+    """Checkpoints that a model of this spec is filled from: `start_from`, or else those of its parts."""
+    from mindvl.model.weights.accounting import WeightSource
 
-    model = MindVL(config)
     if spec.start_from is not None:
-        load_weights(model, Path(spec.start_from))
+        return [WeightSource(spec.start_from, "model")]
+    return [source for part in spec.parts() for source in part.weights()]
+
+
+def build_model(spec: ModelSpec, config: MindVLConfig, *, place: Callable[[MindVL], None] | None = None) -> MindVL:
+    """A model with the weights that the spec names, after every name and shape has been compared; the rest is drawn.
+
+    `place` may cut the model, adapters included, before it takes memory (`mindvl.model.building`).
+    """
+    import torch
+
+    from mindvl.model.building import build
+
+    seed = torch.initial_seed()
+    if spec.lora is None:
+        return build(config, weight_sources(spec), place=place)
+    model = build(config, weight_sources(spec), place=with_adapters(spec.lora, then=place))
+    draw_adapters(model, seed=seed)
     return model
-
-
-def load_weights(model: MindVL, folder: Path) -> None:
-    """Weights of a saved MindVL folder. Raises ValueError naming the first keys and shapes that differ."""
-    from safetensors.torch import load_file
-
-    from mindvl.model.moe import stack_experts
-
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"model.start_from: {folder} is no saved model, it has no config.json")
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ValueError(f"model.start_from: {folder} has no safetensors file")
-    state: dict[str, Any] = {}
-    for file in files:
-        state.update(load_file(file))
-    own = model.state_dict()
-    state = stack_experts(state, own)
-    tied = set(model.all_tied_weights_keys)
-    missing = sorted(own.keys() - state.keys() - tied)
-    unexpected = sorted(state.keys() - own.keys())
-    if missing or unexpected:
-        raise ValueError(
-            f"{folder} does not hold this model: {len(missing)} keys missing (first: {missing[:3]}), "
-            f"{len(unexpected)} unexpected (first: {unexpected[:3]})"
-        )
-    for name, tensor in state.items():
-        if tensor.shape != own[name].shape:
-            raise ValueError(
-                f"{folder}: {name} has shape {tuple(tensor.shape)}, the configured model {tuple(own[name].shape)}"
-            )
-    model.load_state_dict(state, strict=False)
-    model.tie_weights()

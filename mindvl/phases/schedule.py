@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -48,12 +49,17 @@ def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int, floor_ratio
 
 
 def parameter_groups(model: nn.Module, rates: Rates) -> list[dict]:
-    """Optimizer groups of the trained parameters: by part, and by whether weight decay applies."""
-    groups: dict[tuple[Part, bool], list[nn.Parameter]] = {}
+    """Optimizer groups of the trained parameters: by part, and by whether weight decay applies.
+
+    Where a sharded model lies on several meshes, also by mesh: the optimizer takes a group's parameters together, and
+    torch has no operation over tensors of two meshes.
+    """
+    groups: dict[tuple[Part, bool, Any], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = parameter.ndim >= 2 and "embed_tokens" not in name
-            groups.setdefault((part_of(name), decays), []).append(parameter)
+            mesh = getattr(parameter, "device_mesh", None)
+            groups.setdefault((part_of(name), decays, mesh), []).append(parameter)
     if not groups:
         raise ValueError("no parameter is trained: the phase's `trains` is empty")
     return [
@@ -63,5 +69,5 @@ def parameter_groups(model: nn.Module, rates: Rates) -> list[dict]:
             "lr": getattr(rates, part),
             "weight_decay": rates.weight_decay if decays else 0.0,
         }
-        for (part, decays), parameters in groups.items()
+        for (part, decays, _), parameters in groups.items()
     ]

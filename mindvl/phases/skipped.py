@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from mindvl.batch import SkippedSample
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +31,8 @@ class SkippedSamples:
 
     def __init__(self, max_ratio: float):
         self.max_ratio = max_ratio
+        self.group: ProcessGroup | None = None
+        """Ranks that read different packs; None is all ranks."""
         self._own: Counter[tuple[str, str, str]] = Counter()
         self._earlier: Counter[tuple[str, str, str]] = Counter()
         self._examples: dict[tuple[str, str], list[str]] = {}
@@ -72,8 +78,8 @@ class SkippedSamples:
         own = {"counts": self._own, "seen": self._seen, "examples": self._examples}
         ranks: list = [own]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            ranks = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(ranks, own)
+            ranks = [None] * torch.distributed.get_world_size(self.group)
+            torch.distributed.all_gather_object(ranks, own, group=self.group)
         counts, examples = Counter(self._earlier), dict[tuple[str, str], list[str]]()
         for rank in ranks:
             counts.update(rank["counts"])

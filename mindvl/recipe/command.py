@@ -10,6 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; nothing heavy is imported."""
     parser.add_argument("recipe", type=Path, metavar="FILE", help="YAML file, see configs/quickstart/recipe.yaml")
     parser.add_argument("--out", metavar="DIR", help="another folder than the recipe's `out`")
+    parser.add_argument("--variant", metavar="NAME", help="with the changes that the file lists under `variants`")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -18,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
 
     from mindvl.recipe.recipe import load_recipe
 
-    recipe = load_recipe(args.recipe)
+    recipe = load_recipe(args.recipe, variant=args.variant)
     if args.out:
         recipe = replace(recipe, out=args.out)
     from mindvl.cli.quiet import quiet_lightning, quiet_transformers
@@ -30,6 +31,12 @@ def run(args: argparse.Namespace) -> int:
     quiet_transformers()
     for number, stage in enumerate(recipe.stages, start=1):
         run_stage(recipe, stage, number)
+    if recipe.study is not None:
+        from mindvl.recipe.study import finish_study
+
+        print(finish_study(recipe))
+    if recipe.report is None:
+        return 0
     from mindvl.recipe.finish import finish
 
     page = finish(recipe, data_s=data_s)

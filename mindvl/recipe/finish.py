@@ -15,6 +15,7 @@ from mindvl.cli.resolution_questions import question_sample
 from mindvl.cli.resolution_scorer import load_scorer
 from mindvl.data.questions import Question, load_questions
 from mindvl.phases.answering import load_answerer
+from mindvl.phases.decoding import Decoding
 from mindvl.phases.evaluation import Judged, evaluate, scores_by_source
 from mindvl.recipe.curves import StageCurves, read_metrics
 from mindvl.recipe.recipe import Recipe, fingerprint
@@ -29,7 +30,8 @@ class Scorer:
 
     def __init__(self, recipe: Recipe):
         self.recipe, self.out = recipe, Path(recipe.out)
-        self.sources = list(recipe.mixture_of(recipe.stage(recipe.report.final)))
+        self.report = recipe.asked_report()
+        self.sources = list(recipe.mixture_of(recipe.stage(self.report.final)))
 
     def questions(self, split: str, limit: int) -> list[Question]:
         """The first `limit` questions of each source that has pictures."""
@@ -41,15 +43,15 @@ class Scorer:
 
     def judge(self, stage: str, questions: Sequence[Question]) -> list[Judged]:
         """Judged answers of a stage's model at the default pixel budget."""
-        low, high = self.recipe.report.budgets[0]
+        low, high = self.report.budgets[0]
         answerer = load_answerer(self.out / stage / "model", min_pixels=low, max_pixels=high)
-        return evaluate(answerer, questions, max_new_tokens=self.recipe.report.max_new_tokens)
+        return evaluate(answerer, questions, Decoding(max_new_tokens=self.report.max_new_tokens))
 
 
 def finish(recipe: Recipe, *, data_s: float) -> Path:
     """Score, search, write `results.json`, `answers.jsonl` and `report.html`; returns the report's path."""
     start = time.perf_counter()
-    report, scorer, out = recipe.report, Scorer(recipe), Path(recipe.out)
+    report, scorer, out = recipe.asked_report(), Scorer(recipe), Path(recipe.out)
     test = scorer.questions("test", report.questions)
     print(f"scoring {len(test)} test questions of {len(scorer.sources)} families", flush=True)
     judged = scorer.judge(report.final, test)
@@ -57,7 +59,7 @@ def finish(recipe: Recipe, *, data_s: float) -> Path:
     fewer = scorer.questions("test", report.singles_questions)
     singles = {name: scores_by_source(scorer.judge(stage, fewer)) for name, stage in report.singles.items()}
     average = scores_by_source(scorer.judge(report.average, fewer))
-    resolution = _search(recipe, scorer, fewer)
+    resolution = _search(scorer, fewer)
     done = {stage.name: json.loads((out / stage.name / "done.json").read_text()) for stage in recipe.stages}
     seconds = {name: mark["seconds"] for name, mark in done.items()}
     results = {
@@ -87,9 +89,9 @@ def finish(recipe: Recipe, *, data_s: float) -> Path:
     )
 
 
-def _search(recipe: Recipe, scorer: Scorer, test: Sequence[Question]) -> dict[str, Any]:
+def _search(scorer: Scorer, test: Sequence[Question]) -> dict[str, Any]:
     """One pick for the mean over all sources, made on validation questions and reported on test questions."""
-    report = recipe.report
+    report = scorer.report
 
     def samples(split: str, questions: Sequence[Question]) -> list[SearchSample]:
         made = [
@@ -155,7 +157,7 @@ def _cards(judged: Sequence[Judged]) -> list[SampleCard]:
         question = item.question
         shown[question.source] = shown.get(question.source, 0) + 1
         if shown[question.source] <= CARDS_PER_SOURCE:
-            picture = question.images[0]
+            picture = question.files[0]
             cards.append(
                 SampleCard(question.source, picture, question.text, question.answer, item.prediction, item.score)
             )

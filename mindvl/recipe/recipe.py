@@ -11,7 +11,11 @@
       - {name: short, phase: mindvl.phases.Multitask, start_from: warmup, ...}
       - {name: long, phase: mindvl.phases.Multitask, start_from: warmup, ...}
       - {name: mean, average: [short, long]}
-    report: {...}
+      - {name: soup, average: [short, long], greedy: true}
+    report: {...}                                    # a page on one model, or
+    study: {...}                                     # a table of many (mindvl/recipe/study.py)
+    variants:
+      larger: {out: runs/larger, stages: {warmup: {steps: 900}}}    # `--variant larger`
 
 A stage is a fit or an average. Every stage has a folder OUT/NAME with `model/` when it is done.
 """
@@ -34,11 +38,17 @@ class Stage:
     name: str
     phase: str | None = None
     average: list[str] | None = None
+    greedy: bool = False
+    """Of an average: a greedy soup, by the study's score on its selection split."""
     mixture: str | None = None
     sequence_length: int | None = None
     steps: int | None = None
     start_from: str | None = None
     accumulate: int = 1
+    seed: int | None = None
+    """The recipe's by default."""
+    pixels: list[int] | None = None
+    """[min_pixels, max_pixels] of this fit's pictures; the model's by default."""
     rates: dict[str, Any] = field(default_factory=dict)
     phase_args: dict[str, Any] = field(default_factory=dict)
 
@@ -62,6 +72,23 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Study:
+    """Which models are compared, on which families of questions, at which pixel budgets."""
+
+    rows: list[str]
+    """Stages; an average is compared with those of its members that are rows too, which are all."""
+    families: dict[str, list[str]]
+    """Name of a group -> its sources. Each group has a table of its own."""
+    budgets: list[list[int]]
+    """[min_pixels, max_pixels]; the first is the default, all are tried for each family."""
+    selection_questions: int = 60
+    """Questions per family on the validation split, for resolutions and greedy soups."""
+    questions: int = 150
+    """Questions per family on the test split, of which all figures are."""
+    max_new_tokens: int = 48
+
+
+@dataclass(frozen=True)
 class Recipe:
     """The whole file; see the head of this module."""
 
@@ -70,9 +97,12 @@ class Recipe:
     data: str
     mixtures: dict[str, dict[str, float]]
     stages: list[Stage]
-    report: Report
+    report: Report | None = None
+    study: Study | None = None
     tokenizer: dict[str, str] = field(default_factory=dict)
     seed: int = 0
+    train_samples_ratio: float = 1.0
+    """Times as many training samples of each source as the data config says; the other splits stay."""
     data_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of `PackedShards` that all stages share."""
     trainer: dict[str, Any] = field(default_factory=dict)
@@ -85,10 +115,24 @@ class Recipe:
     def stage(self, name: str) -> Stage:
         return next(stage for stage in self.stages if stage.name == name)
 
+    def asked_report(self) -> Report:
+        """The report, of a recipe that has one."""
+        if self.report is None:
+            raise ValueError("the recipe has no `report`")
+        return self.report
 
-def load_recipe(path: Path) -> Recipe:
-    """Read and check a recipe. Raises ValueError that names the file and the key that is wrong."""
+    def asked_study(self) -> Study:
+        """The study, of a recipe that has one."""
+        if self.study is None:
+            raise ValueError("the recipe has no `study`")
+        return self.study
+
+
+def load_recipe(path: Path, *, variant: str | None = None) -> Recipe:
+    """Read and check a recipe, or one of its variants. Raises ValueError that names the file and the wrong key."""
     import yaml
+
+    from mindvl.recipe.checks import check_recipe
 
     if not path.is_file():
         raise ValueError(f"recipe {path} is not a file")
@@ -97,8 +141,8 @@ def load_recipe(path: Path) -> Recipe:
     except yaml.YAMLError as error:
         raise ValueError(f"recipe {path} is not YAML: {error}") from error
     try:
-        recipe = _build(Recipe, content, "")
-        _check(recipe)
+        recipe = _build(Recipe, with_variant(content, variant), "")
+        check_recipe(recipe)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return recipe
@@ -109,11 +153,35 @@ def fingerprint(*settings: Any) -> str:
     return hashlib.blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 
 
+def with_variant(content: Any, variant: str | None) -> Any:
+    """A recipe's content with the changes of a variant: mappings merge, all else is replaced, stages go by name."""
+    if not isinstance(content, dict):
+        return content
+    variants = content.get("variants", {})
+    plain = {key: value for key, value in content.items() if key != "variants"}
+    if variant is None:
+        return plain
+    if variant not in variants:
+        raise ValueError(f"there is no variant {variant}; known are {', '.join(variants) or 'none'}")
+    changes = dict(variants[variant])
+    by_name = {stage["name"]: stage for stage in plain["stages"]}
+    for name, change in changes.pop("stages", {}).items():
+        if name not in by_name:
+            raise ValueError(f"variants.{variant}.stages names {name}; the recipe has {', '.join(by_name)}")
+        by_name[name] = _merged(by_name[name], change)
+    return {**_merged(plain, changes), "stages": list(by_name.values())}
+
+
+def _merged(old: dict, new: dict) -> dict:
+    both = {key: _merged(old[key], new[key]) for key in new if isinstance(old.get(key), dict) and new[key]}
+    return {**old, **new, **both}
+
+
 def _build(kind: type, content: Any, where: str) -> Any:
     """A dataclass from a mapping; unknown, missing and badly nested keys are refused by name."""
     if not isinstance(content, dict):
         raise ValueError(f"{where or 'the file'} holds a {type(content).__name__}, not keys and values")
-    hints = typing.get_type_hints(kind)
+    hints: dict[str, Any] = typing.get_type_hints(kind)
     known = {item.name: item for item in fields(kind)}
     for key in content:
         if key not in known:
@@ -125,40 +193,13 @@ def _build(kind: type, content: Any, where: str) -> Any:
             raise ValueError(f"key {where}{name} is missing")
     values = {}
     for key, value in content.items():
-        hint = hints[key]
-        (inner,) = typing.get_args(hint)[:1] or (None,)
-        if isinstance(hint, type) and is_dataclass(hint):
-            value = _build(hint, value, f"{where}{key}.")
-        elif typing.get_origin(hint) is list and isinstance(inner, type) and is_dataclass(inner):
+        wanted = hints[key]
+        (inner,) = typing.get_args(wanted)[:1] or (None,)
+        if is_dataclass(inner) and type(None) in typing.get_args(wanted):
+            wanted = inner
+        if isinstance(wanted, type) and is_dataclass(wanted):
+            value = _build(wanted, value, f"{where}{key}.")
+        elif typing.get_origin(wanted) is list and isinstance(inner, type) and is_dataclass(inner):
             value = [_build(inner, entry, f"{where}{key}[{number}].") for number, entry in enumerate(value)]
         values[key] = value
     return kind(**values)
-
-
-def _check(recipe: Recipe) -> None:
-    """Each stage names earlier stages and known mixtures."""
-    done: list[str] = []
-    for stage in recipe.stages:
-        where = f"stage {stage.name}"
-        if stage.name in done:
-            raise ValueError(f"{where} is there twice")
-        if (stage.phase is None) == (stage.average is None):
-            raise ValueError(f"{where} needs either `phase` or `average`")
-        for name in [*(stage.average or []), *([stage.start_from] if stage.start_from else [])]:
-            if name not in done:
-                raise ValueError(f"{where} builds on {name}, which is no earlier stage; earlier are {done}")
-        if stage.phase is not None:
-            for key in ("mixture", "sequence_length", "steps"):
-                if getattr(stage, key) is None:
-                    raise ValueError(f"{where} lacks {key}")
-            if stage.mixture not in recipe.mixtures:
-                raise ValueError(f"{where} names mixture {stage.mixture}; known are {', '.join(recipe.mixtures)}")
-        done.append(stage.name)
-    for name in (recipe.report.final, recipe.report.average, *recipe.report.singles.values()):
-        if name not in done:
-            raise ValueError(f"report names stage {name}; the recipe has {', '.join(done)}")
-    if not recipe.report.budgets:
-        raise ValueError("report.budgets is empty; it needs at least the default [min_pixels, max_pixels]")
-    for low, high in recipe.report.budgets:
-        if low > high:
-            raise ValueError(f"report.budgets has min_pixels {low}, more than its max_pixels {high}")

@@ -22,7 +22,11 @@ def prepare(recipe: Recipe) -> float:
         raise ValueError(f"data config {config} is not a file")
     folder = Path(recipe.out) / "data"
     start = time.perf_counter()
-    render(yaml.safe_load(config.read_text(encoding="utf-8")), folder)
+    drawn = yaml.safe_load(config.read_text(encoding="utf-8"))
+    if recipe.train_samples_ratio != 1.0:
+        for source in drawn["sources"].values():
+            source["train"] = round(source["train"] * recipe.train_samples_ratio)
+    render(drawn, folder)
     mark = folder / "seconds.json"
     if not mark.is_file():
         mark.write_text(json.dumps(time.perf_counter() - start))
@@ -54,9 +58,7 @@ def run_stage(recipe: Recipe, stage: Stage, number: int) -> None:
     print(f"[{number}/{len(recipe.stages)}] {stage.name}: {_describe(stage)}", flush=True)
     start = time.perf_counter()
     if stage.average is not None:
-        from mindvl.cli.average import average_models
-
-        average_models([Path(recipe.out) / name / "model" for name in stage.average], folder / "model")
+        _average(recipe, stage.average, folder / "model", greedy=stage.greedy)
     else:
         _fit(fit_config(recipe, stage), folder)
     seconds = time.perf_counter() - start
@@ -66,7 +68,11 @@ def run_stage(recipe: Recipe, stage: Stage, number: int) -> None:
 def stage_fingerprint(recipe: Recipe, stage: Stage) -> str:
     """Hash of a stage's settings and of the stages that it builds on."""
     before = [recipe.stage(name) for name in (stage.average or []) + ([stage.start_from] if stage.start_from else [])]
-    own = fit_config(recipe, stage) if stage.average is None else stage.average
+    own: Any = fit_config(recipe, stage) if stage.average is None else stage.average
+    if stage.greedy:
+        study = recipe.asked_study()
+        decides = (study.families, study.budgets[0], study.selection_questions, study.max_new_tokens)
+        own = ["greedy", stage.average, decides]
     return fingerprint(own, [stage_fingerprint(recipe, earlier) for earlier in before])
 
 
@@ -76,6 +82,9 @@ def fit_config(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     model = {**recipe.model, "tokenizer": str(out / "tokenizer")}
     if stage.start_from is not None:
         model["start_from"] = str(out / stage.start_from / "model")
+    if stage.pixels is not None:
+        model["min_pixels"], model["max_pixels"] = stage.pixels
+    seed = recipe.seed if stage.seed is None else stage.seed
     phase_args = {"model": model, "rates": stage.rates, **stage.phase_args}
     sources = {
         split: {
@@ -84,9 +93,9 @@ def fit_config(recipe: Recipe, stage: Stage) -> dict[str, Any]:
         }
         for split in ("train", "validation")
     }
-    data_args = {**recipe.data_args, **sources, "sequence_length": stage.sequence_length, "seed": recipe.seed}
+    data_args = {**recipe.data_args, **sources, "sequence_length": stage.sequence_length, "seed": seed}
     return {
-        "seed_everything": recipe.seed,
+        "seed_everything": seed,
         "model": {"class_path": stage.phase, "init_args": phase_args},
         "data": {"class_path": "mindvl.data.module.PackedShards", "init_args": data_args},
         "trainer": {
@@ -99,6 +108,21 @@ def fit_config(recipe: Recipe, stage: Stage) -> dict[str, Any]:
             "check_val_every_n_epoch": None,
         },
     }
+
+
+def _average(recipe: Recipe, members: list[str], model: Path, *, greedy: bool) -> None:
+    """The mean of earlier stages' models, or their greedy soup by the study's score on its selection split."""
+    models = [Path(recipe.out) / name / "model" for name in members]
+    if not greedy:
+        from mindvl.cli.average import average_models
+
+        average_models(models, model)
+        return
+    from mindvl_callbacks import greedy_soup
+
+    from mindvl.recipe.study_scores import StudyScorer
+
+    greedy_soup(models, model, score=StudyScorer(recipe).selection_score, overwrite=True)
 
 
 def _fit(config: dict[str, Any], folder: Path) -> None:
@@ -114,7 +138,7 @@ def _fit(config: dict[str, Any], folder: Path) -> None:
 
 def _describe(stage: Stage) -> str:
     if stage.average is not None:
-        return f"the mean of {', '.join(stage.average)}"
+        return f"{'the greedy soup' if stage.greedy else 'the mean'} of {', '.join(stage.average)}"
     phase = (stage.phase or "").rsplit(".", 1)[-1]
     start = f" from {stage.start_from}" if stage.start_from else ""
     return f"{phase}{start}, {stage.steps} steps of {stage.accumulate} x {stage.sequence_length} tokens"

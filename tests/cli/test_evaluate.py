@@ -5,8 +5,9 @@ import pytest
 
 def shown(called, key):
     """The number beside a key in Lightning's table of results."""
-    (row,) = [line for line in called.out.splitlines() if key in line]
-    return float(row.replace("│", " ").split()[1])
+    rows = [line.replace("│", " ").split() for line in called.out.splitlines()]
+    (number,) = [row[1] for row in rows if row[:1] == [key]]
+    return float(number)
 
 
 @pytest.mark.parametrize("source", ["checkpoint", "model"])

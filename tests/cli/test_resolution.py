@@ -14,6 +14,7 @@ from mindvl.cli.resolution_scorer import AnswererScore, load_scorer, saved_finge
 from mindvl.data.questions import load_questions
 from mindvl.eval import benchmarks
 from mindvl.phases.answering import load_answerer
+from mindvl.phases.decoding import Decoding
 from mindvl.phases.evaluation import evaluate
 
 SHORT = ("--max-new-tokens", 3)
@@ -139,7 +140,7 @@ def test_scores_of_the_search_are_those_of_an_evaluation_at_the_budget(trained, 
     def evaluated(questions, budget):
         low, high = budget
         answerer = load_answerer(trained.model, min_pixels=low, max_pixels=high)
-        return evaluate(answerer, questions, max_new_tokens=6, batch_size=96)
+        return evaluate(answerer, questions, Decoding(max_new_tokens=6))
 
     asked = [q for q in load_questions("ocr", shards(corpus, "train", "ocr")) if q.images][:10]
     # What the model says at the wide budget is right from now on, so that scores are not all zero.

@@ -12,6 +12,7 @@ from mindvl.cli.lightning_cli import MindVLCLI
 from mindvl.data.module import PackedShards
 from mindvl.data.render.config import check_config
 from mindvl.data.tokenizer import byte_tokenizer
+from mindvl.eval.benchmarks import names
 from mindvl.phases import Phase
 from mindvl.recipe.recipe import load_recipe
 from mindvl.recipe.stages import fit_config
@@ -23,8 +24,15 @@ RECIPES = [file for file in FILES if "stages" in CONTENTS[file]]
 DATA = [file for file in FILES if "sources" in CONTENTS[file] and "out" not in CONTENTS[file]]
 DATA_RECIPES = [file for file in FILES if "sources" in CONTENTS[file] and "out" in CONTENTS[file]]
 TOYS = [file for file in FILES if file.parent.name == "routing_toy"]
-FITS = [file for file in FILES if "trainer" in CONTENTS[file] and file not in RECIPES]
-STAGES = [(file, stage.name) for file in RECIPES for stage in load_recipe(file).stages if stage.phase is not None]
+EVALS = [file for file in FILES if file.parent.name == "eval"]
+FITS = [file for file in FILES if "trainer" in CONTENTS[file] and file not in (*RECIPES, *EVALS)]
+VARIANTS = [(file, name) for file in RECIPES for name in (None, *CONTENTS[file].get("variants", {}))]
+STAGES = [
+    (file, variant, stage.name)
+    for file, variant in VARIANTS
+    for stage in load_recipe(file, variant=variant).stages
+    if stage.phase is not None
+]
 
 
 def name_of(value):
@@ -43,15 +51,16 @@ class Parsed(MindVLCLI):
 
 @pytest.fixture
 def parsed(monkeypatch):
-    """The phase and the data module that a config of `mindvl fit` stands for."""
+    """The phase and the data module that a config of `mindvl fit` stands for; of `validate` its callbacks too."""
     monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of Lightning's own calls
     monkeypatch.setattr(sys, "argv", ["mindvl"])  # Lightning compares it with `args`
     monkeypatch.chdir(ROOT)
 
-    def parse(file):
+    def parse(file, verb="fit"):
         settings = {"subclass_mode_model": True, "subclass_mode_data": True, "seed_everything_default": 0}
-        cli = Parsed(Phase, PackedShards, args=["fit", "--config", str(file)], **settings)
-        return cli.config_init["fit"]["model"], cli.config_init["fit"]["data"]
+        cli = Parsed(Phase, PackedShards, args=[verb, "--config", str(file)], **settings)
+        made = cli.config_init[verb]
+        return (made["model"], made["data"], *(made["trainer"]["callbacks"] if verb == "validate" else ()))
 
     return parse
 
@@ -65,8 +74,8 @@ def build_on_meta(phase):
 
 
 def test_every_config_is_of_a_known_kind():
-    assert RECIPES and DATA and DATA_RECIPES and TOYS
-    assert set(FILES) == {*RECIPES, *DATA, *DATA_RECIPES, *TOYS, *FITS}
+    assert RECIPES and DATA and DATA_RECIPES and TOYS and EVALS
+    assert set(FILES) == {*RECIPES, *DATA, *DATA_RECIPES, *TOYS, *EVALS, *FITS}
     assert not list((ROOT / "configs").rglob("*.yml"))
 
 
@@ -86,20 +95,25 @@ def test_a_data_config_is_accepted_by_the_renderer(file):
     assert check_config(CONTENTS[file]).sources
 
 
-@pytest.mark.parametrize("file", RECIPES, ids=name_of)
-def test_a_recipe_reads_sources_that_its_data_config_draws(file):
-    recipe = load_recipe(file)
+@pytest.mark.parametrize(("file", "variant"), VARIANTS, ids=name_of)
+def test_a_recipe_reads_sources_that_its_data_config_draws(file, variant):
+    recipe = load_recipe(file, variant=variant)
     sources = check_config(yaml.safe_load((ROOT / recipe.data).read_text(encoding="utf-8"))).sources
     for stage in recipe.stages:
         for name in recipe.mixtures.get(stage.mixture, {}):
             assert sources[name].samples["train"] and sources[name].samples["validation"]
-    for name in recipe.mixtures[recipe.stage(recipe.report.final).mixture]:
-        assert sources[name].samples["test"] >= 1 or sources[name].text_only
+    if recipe.report is not None:
+        for name in recipe.mixtures[recipe.stage(recipe.report.final).mixture]:
+            assert sources[name].samples["test"] >= 1 or sources[name].text_only
+    if recipe.study is not None:
+        for name in [name for group in recipe.study.families.values() for name in group]:
+            assert min(sources[name].samples[split] for split in ("validation", "test")) >= 2
+            assert not sources[name].text_only
 
 
-@pytest.mark.parametrize(("file", "stage"), STAGES, ids=name_of)
-def test_each_fit_of_a_recipe_is_a_config_that_builds_its_model(file, stage, parsed, tmp_path):
-    recipe = replace(load_recipe(file), out=str(tmp_path))
+@pytest.mark.parametrize(("file", "variant", "stage"), STAGES, ids=name_of)
+def test_each_fit_of_a_recipe_is_a_config_that_builds_its_model(file, variant, stage, parsed, tmp_path):
+    recipe = replace(load_recipe(file, variant=variant), out=str(tmp_path))
     byte_tokenizer(recipe.tokenizer.get("words", "").split()).save_pretrained(tmp_path / "tokenizer")
     (tmp_path / "fit.yaml").write_text(yaml.safe_dump(fit_config(recipe, recipe.stage(stage))))
     phase, data = parsed(tmp_path / "fit.yaml")
@@ -115,3 +129,10 @@ def test_each_config_of_a_single_run_builds_its_model(parsed):
         phase, data = parsed(file)
         assert any(parameter.requires_grad for parameter in build_on_meta(phase).parameters())
         assert data.budget.tokens > 0
+
+
+@pytest.mark.parametrize("file", EVALS, ids=name_of)
+def test_a_config_of_an_evaluation_asks_known_benchmarks_of_a_model_that_it_builds(file, parsed):
+    phase, _, benchmarks = parsed(file, "validate")
+    assert {wanted.benchmark.name for wanted in benchmarks._wanted} == set(names())
+    assert build_on_meta(phase).device.type == "meta"

@@ -10,11 +10,33 @@ PROMPTS = [
     ("no picture", ()),
     ("read", ((56, 140),)),
 ]
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+LATENT = {
+    "num_key_value_heads": 4,
+    "moe_intermediate_size": 24,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 12,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "head_dim": 4,
+    "v_head_dim": 6,  # narrower than the queries: packed attention pads them, the cached path must not
+}
+FAMILIES = {
+    "qwen3": {},
+    "llama": {"model_type": "llama"},
+    "qwen3_moe": {"model_type": "qwen3_moe", **EXPERTS},
+    "deepseek_v3": {"model_type": "deepseek_v3", **LATENT},
+}
 
 
-@pytest.fixture(scope="module")
-def model(make_model):
-    return make_model()
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request, make_model):
+    return make_model(language=FAMILIES[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +115,53 @@ def test_the_full_forward_of_a_prompt_equals_its_pack(model, prompts, samples, p
             image_grid_thw=torch.tensor(grids),
         ).logits[0]
     torch.testing.assert_close(packed, padded, rtol=1e-5, atol=1e-5)
+
+
+def logits_in_chunks(model, prompt, chunks):
+    """Logits of all positions, read in chunks of the given lengths with one cache; pictures come with the first."""
+    given, cache, logits = pictures(prompt), None, []
+    for ids in prompt[0].split(chunks):
+        with torch.no_grad():
+            output = model(input_ids=ids[None], past_key_values=cache, use_cache=True, **given)
+        given, cache = {}, output.past_key_values
+        logits.append(output.logits[0])
+    return torch.cat(logits)
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_logits_with_a_cache_equal_those_of_the_whole_sequence(number, model, prompts):
+    prompt = prompts[number]
+    length = len(prompt[0])
+    with torch.no_grad():
+        whole = model(input_ids=prompt[0][None], use_cache=False, **pictures(prompt)).logits[0]
+    for chunks in ([length - 3, 1, 1, 1], [length - 6, 5, 1]):  # a token at a time, and several after a beginning
+        torch.testing.assert_close(logits_in_chunks(model, prompt, chunks), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_logits_of_padded_rows_with_a_cache_equal_those_of_each_row_alone(model, prompts):
+    longest = max(len(ids) for ids, _, _ in prompts)
+    lengths = torch.tensor([len(ids) for ids, _, _ in prompts])
+    ids = torch.stack([torch.nn.functional.pad(ids, (longest - len(ids), 0)) for ids, _, _ in prompts])
+    mask = (torch.arange(longest) >= longest - lengths[:, None]).long()
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    with torch.no_grad():
+        first = model(
+            input_ids=ids[:, :-2],
+            attention_mask=mask[:, :-2],
+            position_ids=positions[:, :-2],
+            use_cache=True,
+            **pictures(*prompts),
+        )
+        then = [first.logits[:, -1]]
+        for place in (longest - 2, longest - 1):
+            step = model(
+                input_ids=ids[:, place : place + 1],
+                attention_mask=mask[:, : place + 1],
+                position_ids=positions[:, place : place + 1],
+                past_key_values=first.past_key_values,
+                use_cache=True,
+            )
+            then.append(step.logits[:, -1])
+        for row, prompt in enumerate(prompts):
+            whole = model(input_ids=prompt[0][None], use_cache=False, **pictures(prompt)).logits[0, -3:]
+            torch.testing.assert_close(torch.stack([logits[row] for logits in then]), whole, rtol=1e-5, atol=1e-5)

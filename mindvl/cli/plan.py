@@ -1,0 +1,182 @@
+"""`mindvl plan`: what a run of `mindvl fit` would take of each rank, before any machine is asked for.
+
+mindvl plan -c configs/mindvl_8b.yaml --devices 16
+mindvl plan -c configs/mindvl_671b_a37b.yaml --devices 1024 --device 910b
+mindvl plan -c configs/mindvl_8b.yaml --devices 8 trainer.strategy.init_args.recompute=full
+
+Status 2 where the run does not fit, with the part that is largest and what would help.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mindvl.parallel.device_types import DeviceType
+    from mindvl.phases.footprint import Footprint
+
+VISUAL_RATIO, SUPERVISED_RATIO = 0.5, 0.25
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments; nothing heavy is imported."""
+    parser.add_argument("-c", "--config", type=Path, required=True, help="a config of mindvl fit")
+    parser.add_argument("--devices", type=int, help="ranks in all (default: trainer.devices x trainer.num_nodes)")
+    parser.add_argument(
+        "--device", default="h100", help="a100, h100, h200, 910b, 910c, or cpu for this machine (default: h100)"
+    )
+    parser.add_argument(
+        "--visual-ratio",
+        type=float,
+        default=VISUAL_RATIO,
+        help=f"share of a pack's tokens that are visual (default: {VISUAL_RATIO})",
+    )
+    parser.add_argument(
+        "--supervised-ratio",
+        type=float,
+        default=SUPERVISED_RATIO,
+        help=f"share of a pack's tokens that are learnt (default: {SUPERVISED_RATIO})",
+    )
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings in place of the config's")
+
+
+def run(args: argparse.Namespace) -> int:
+    from mindvl.parallel.device_types import GiB, device_type
+
+    for name in ("visual_ratio", "supervised_ratio"):
+        if not 0 <= getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it is a share of 0 up to below 1")
+    fit = read_fit(args.config, args.settings)
+    ranks = args.devices or _devices(fit["trainer"], args.config)
+    device = device_type(args.device, ranks=ranks)
+    found, help_ = plan_of(
+        fit, ranks=ranks, device=device, visual_ratio=args.visual_ratio, supervised_ratio=args.supervised_ratio
+    )
+    print("\n".join(report(found, device, ranks=ranks)))
+    if found.total_bytes > device.usable_bytes:
+        column, part, remedies = help_
+        raise ValueError(
+            f"{args.config} does not fit: a rank needs {found.total_bytes / GiB:.1f} GiB of the "
+            f"{device.usable_bytes / GiB:.1f} GiB that a {device.name} can give; the largest entry is the {column} of "
+            f"{part}, {found.columns[column][part] / GiB:.1f} GiB; what helps: {remedies}"
+        )
+    return 0
+
+
+def read_fit(config: Path, settings: list[str]) -> dict[str, Any]:
+    """A config of `mindvl fit` as it would be run: `model` and `data` are made, `trainer` has its settings.
+
+    Raises ValueError for a file or a setting that `mindvl fit` would not take.
+    """
+    from mindvl.cli.lightning_cli import MindVLCLI
+    from mindvl.cli.quiet import quiet_lightning
+    from mindvl.data.module import PackedShards
+    from mindvl.phases import Phase
+
+    class Read(MindVLCLI):
+        """Stops where a Trainer would be made."""
+
+        def instantiate_classes(self) -> None:
+            self.config_init = self.parser.instantiate_classes(self.config)
+
+        def _run_subcommand(self, subcommand: str) -> None:
+            pass
+
+    if not config.is_file():
+        raise ValueError(f"there is no config {config}")
+    wrong = [setting for setting in settings if "=" not in setting]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is no setting; one is written KEY=VALUE, such as trainer.precision=bf16-mixed")
+    quiet_lightning()
+    arguments = ["fit", "--config", str(config), *(f"--{setting}" for setting in settings)]
+    read = Read(
+        Phase,
+        PackedShards,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=False,
+        args=arguments,
+    )
+    return read.config_init["fit"]
+
+
+def _devices(trainer: Any, config: Path) -> int:
+    devices, nodes = trainer["devices"], trainer["num_nodes"]
+    if str(devices).isdigit() and int(devices) > 0:
+        return int(devices) * int(nodes)
+    raise ValueError(f"{config}: trainer.devices is {devices}; say how many ranks there are with --devices")
+
+
+def plan_of(
+    fit: dict[str, Any], *, ranks: int, device: DeviceType, visual_ratio: float, supervised_ratio: float
+) -> tuple[Footprint, tuple[str, str, str]]:
+    """The footprint of a run, and its largest entry with what would make it smaller."""
+    from mindvl.device import best_precision
+    from mindvl.parallel.device_types import MEASURED
+    from mindvl.parallel.precision import ShardedPrecision
+    from mindvl.parallel.pretend import join_pretended, pretend_world
+    from mindvl.phases.footprint import advice, footprint
+    from mindvl.phases.miniature import full_pack, on_meta, sizes_of
+
+    phase, data, trainer = fit["model"], fit["data"], fit["trainer"]
+    strategy = _strategy(trainer["strategy"])
+    measured = device.name == MEASURED
+    precision = trainer["precision"] or (best_precision() if measured else "bf16-mixed")
+    strategy.precision_plugin = ShardedPrecision(precision)
+    config = sizes_of(phase.spec)
+    pack = full_pack(
+        config,
+        tokens=data.budget.tokens,
+        patch_budget=data.budget.patches,
+        visual_ratio=visual_ratio,
+        supervised_ratio=supervised_ratio,
+    )
+    with pretend_world(ranks):
+        join_pretended(strategy)
+        model = on_meta(config, phase.trains, phase.spec)
+        found = footprint(
+            model, pack, strategy, packs_per_rank=trainer["accumulate_grad_batches"], on_accelerator=not measured
+        )
+        return found, advice(found, strategy)
+
+
+def _strategy(given: Any) -> Any:
+    from mindvl.parallel.strategy import MindVLStrategy
+
+    if given == "mindvl":
+        return MindVLStrategy()
+    if not isinstance(given, MindVLStrategy):
+        name = given if isinstance(given, str) else type(given).__name__
+        raise ValueError(f"trainer.strategy is {name}; what can be planned is mindvl.parallel.MindVLStrategy")
+    return given
+
+
+def report(found: Footprint, device: DeviceType, *, ranks: int) -> list[str]:
+    """The plan as lines: a table of GiB per rank, bytes sent, and the bound."""
+    from mindvl.parallel.device_types import GiB
+    from mindvl.phases.activations import OWNERS
+
+    columns = found.columns
+    lines = [f"{found.num_parameters / 1e9:.3f} B parameters on {ranks} x {device.name} ({device.source})", ""]
+    lines.append(f"{'GiB per rank':<18}" + "".join(f"{name:>13}" for name in columns) + f"{'total':>13}")
+    for owner in OWNERS:
+        cells = [column[owner] / GiB for column in columns.values()]
+        lines.append(f"{owner:<18}" + "".join(f"{cell:13.2f}" for cell in (*cells, sum(cells))))
+    cells = [column.total() / GiB for column in columns.values()]
+    lines.append(f"{'all':<18}" + "".join(f"{cell:13.2f}" for cell in (*cells, sum(cells))))
+    usable, memory = device.usable_bytes / GiB, device.memory_bytes / GiB
+    lines += [f"a {device.name} can give {usable:.1f} of its {memory:.1f} GiB", ""]
+    lines.append(f"{'sent per step':<18}{'ranks':>13}{'apart':>13}{'GiB per rank':>13}{'s':>13}")
+    for (kind, size, span), sent in sorted(found.sent.items()):
+        lines.append(f"{kind:<18}{size:>13}{span:>13}{sent / GiB:13.2f}{sent / device.bytes_per_s(span):13.3f}")
+    bound_s = found.bound_s(device)
+    lines += [
+        "",
+        f"arithmetic per step: {found.model_flops:.3g} FLOPs, {found.rank_flops:.3g} on each rank with what is computed "
+        f"twice: {found.compute_s(device):.3f} s at {device.flops / 1e12:.0f} TFLOP/s",
+        f"no step of {found.tokens:,} tokens is faster than {bound_s:.3f} s ({found.tokens / bound_s:,.0f} tokens/s, "
+        f"{found.tokens / bound_s / ranks:,.0f} per device)",
+    ]
+    return lines

@@ -1,0 +1,155 @@
+"""Asking the questions of a benchmark: dealt to ranks like cards, and only those that have no answer yet.
+
+    questions     q0  q1  q2  q3  q4  q5  q6        answered before the run was killed: q1, q4
+    two ranks     q0          q3          q6        rank 0
+                      .   q2      .   q5            rank 1
+
+Nobody pads the deal: a question belongs to one rank, once. All ranks read the whole file in order, so they agree
+without a word, and hold the pictures of a window of questions at a time (`WINDOW` per rank).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import xxhash
+
+from mindvl.eval.benchmarks import Benchmark, EvalQuestion, Judgement
+from mindvl.phases.answering import Answer, Answerer, Prompt
+from mindvl.phases.decoding import Decoding
+
+_ADDRESS = re.compile(r" <[\w.]+ object at 0x[0-9a-f]+>")
+"""In messages of Pillow's; it would make every run's lines differ."""
+
+WINDOW = 256
+"""Questions of one rank whose pictures are in memory together, and among which batches of like length are made."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which questions are this rank's: number `rank` of every `ranks`. Of ranks with the same share one `writes`."""
+
+    rank: int = 0
+    ranks: int = 1
+    writes: bool = True
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How the questions of one benchmark are asked."""
+
+    benchmark: Benchmark
+    answerer: Answerer
+    decoding: Decoding
+    batch_tokens: int
+    between: Callable[[], None] = lambda: None
+    """Called before each batch."""
+
+    def ask_missing(
+        self,
+        questions: Iterable[EvalQuestion],
+        known: Mapping[str, Mapping[str, Any]],
+        share: Share,
+        keep: Callable[[dict[str, Any]], None],
+    ) -> list[str]:
+        """Ask this rank's share of what is not `known`; ids of all questions in their order come back.
+
+        Args:
+            known: lines of earlier answers by id.
+            keep: gets the line of each answer as soon as it is judged.
+
+        Raises:
+            ValueError: where a known line is of a question with other words or pictures.
+        """
+        ids: list[str] = []
+        mine: list[EvalQuestion] = []
+        missing = 0
+        for question in questions:
+            ids.append(question.key)
+            if question.key in known:
+                self._check(question, known[question.key])
+                continue
+            if missing % share.ranks == share.rank:
+                mine.append(question)
+            missing += 1
+            if missing % (WINDOW * share.ranks) == 0:
+                self._ask(mine, keep)
+                mine = []
+        self._ask(mine, keep)
+        return ids
+
+    def _ask(self, questions: list[EvalQuestion], keep: Callable[[dict[str, Any]], None]) -> None:
+        prompts = [Prompt(question.messages, question.images) for question in questions]
+        answers = self.answerer.answer_each(
+            prompts, self.decoding, batch_tokens=self.batch_tokens, keep_going=True, between=self.between
+        )
+        for number, answer in answers:
+            keep(line_of(self.benchmark, questions[number], answer))
+
+    def _check(self, question: EvalQuestion, line: Mapping[str, Any]) -> None:
+        if line["digest"] != digest_of(question):
+            raise ValueError(
+                f"question {question.key} of {self.benchmark.name} has other words or pictures than the one that was "
+                "answered before: name another folder by `out`, or remove its answers"
+            )
+
+
+def digest_of(question: EvalQuestion) -> str:
+    """xxh3 of what is asked: words and pictures."""
+    digest = xxhash.xxh3_64(repr(question.messages).encode())
+    for picture in question.images:
+        digest.update(picture)
+    return digest.hexdigest()
+
+
+def line_of(benchmark: Benchmark, question: EvalQuestion, answer: Answer) -> dict[str, Any]:
+    """What is kept of a question. Wrong is 0, also without an answer; null is what nobody here can score."""
+    error = None if answer.error is None else _ADDRESS.sub("", answer.error)
+    raw = None if error else answer.text
+    judged = benchmark.judge(question, raw, error or "")
+    score = judged.score
+    if score is None and judged.has_reference:
+        score = 0.0
+    return {
+        "id": question.key,
+        "part": question.part,
+        "category": question.category,
+        "group": question.group,
+        "group_size": question.group_size,
+        "prompt": prompt_text(question),
+        "raw": raw,
+        "extracted": judged.extracted,
+        "score": score,
+        "reason": judged.reason,
+        "references": list(question.references),
+        "finish": answer.finish,
+        "pixels": [list(size) for size in answer.sizes],
+        "visual_tokens": answer.visual_tokens,
+        "new_tokens": answer.new_tokens,
+        "error": error,
+        "digest": digest_of(question),
+    }
+
+
+def judgement_of(line: Mapping[str, Any]) -> Judgement:
+    """The judgement that a line was made of."""
+    return Judgement(
+        key=line["id"],
+        part=line["part"],
+        extracted=line["extracted"],
+        score=None if line["reason"] else line["score"],
+        reason=line["reason"],
+        category=line["category"],
+        group=line["group"],
+        group_size=line["group_size"],
+        has_reference=bool(line["references"]),
+    )
+
+
+def prompt_text(question: EvalQuestion) -> str:
+    """What is asked, as text with <image> where a picture stands and without the marks of the chat template."""
+    parts = [part for message in question.messages for part in message["content"]]
+    return "".join("<image>" if part["type"] == "image" else part["text"] for part in parts)
