@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from .device_clock import elapsed_s, mark
-from .ranks import from_every_rank
+from .ranks import data_place, from_every_rank
 
 UNFILLED = "unfilled"
 """Cause of the waste that no other cause explains."""
@@ -229,9 +229,11 @@ class PackingStatistics(L.Callback):
     def _exchange(self, strategy: Strategy) -> _Totals:
         """Sums of all ranks since the last time, which are added to those of the run."""
         times = [elapsed_s(start, end) for start, end in self._times]
-        ranks = from_every_rank([asdict(self._mine), self._costs, times], strategy, self._world_size)
+        share, _ = data_place(strategy)
+        stated = from_every_rank([asdict(self._mine), self._costs, times, share], strategy, self._world_size)
+        ranks = list({row[3]: row for row in reversed(stated)}.values())  # one for each share of the data
         window = _Totals()
-        for sums, _, _ in ranks:
+        for sums, *_ in ranks:
             window.add(_Totals(**sums))
         for kind, rows in (("predicted", [rank[1] for rank in ranks]), ("observed", [rank[2] for rank in ranks])):
             ratios = [_max_over_mean(values) for values in zip(*rows, strict=True)]

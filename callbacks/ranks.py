@@ -21,3 +21,9 @@ def from_every_rank(mine: list, strategy: Strategy, world_size: int) -> list[lis
     gathered = strategy.all_gather(padded).reshape(world_size, -1).cpu()
     rows = zip(gathered, lengths, strict=True)
     return [json.loads(bytes(row[:length].tolist())) for row, length in rows]
+
+
+def data_place(strategy: Strategy) -> tuple[int, int]:
+    """Which share of the data this rank reads, and of how many; ranks that split a model may read the same."""
+    sampler = getattr(strategy, "distributed_sampler_kwargs", None) or {"rank": 0, "num_replicas": 1}
+    return sampler["rank"], sampler["num_replicas"]

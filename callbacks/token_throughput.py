@@ -9,6 +9,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
+from .ranks import data_place
+
 
 class TokenThroughput(L.Callback):
     """Measures the time between optimizer steps and what was done in it.
@@ -20,7 +22,7 @@ class TokenThroughput(L.Callback):
 
     | key | unit | meaning |
     |---|---|---|
-    | `throughput/<name>_per_s` | 1/s | each of the numbers that `count` returns, summed over ranks |
+    | `throughput/<name>_per_s` | 1/s | each of the numbers that `count` returns, summed over all batches of the ranks |
     | `throughput/step_s` | s | mean time of an optimizer step |
     | `throughput/data_wait_ratio` | - | share of the time spent waiting for the next batch |
     | `throughput/model_flops_ratio` | - | model FLOPs per second over `peak_flops` (MFU); only with `flops` |
@@ -84,13 +86,13 @@ class TokenThroughput(L.Callback):
         if steps < trainer.log_every_n_steps:
             return
         elapsed_s = now - self._start
-        rates = {
-            f"throughput/{name}_per_s": trainer.world_size * total / elapsed_s for name, total in self._totals.items()
-        }
+        _, shares = data_place(trainer.strategy)
+        rates = {f"throughput/{name}_per_s": shares * total / elapsed_s for name, total in self._totals.items()}
         rates["throughput/step_s"] = elapsed_s / steps
         rates["throughput/data_wait_ratio"] = self._waited_s / elapsed_s
         if self._peak is not None:
-            rates["throughput/model_flops_ratio"] = self._flops / elapsed_s / self._peak
+            own = self._flops * shares / trainer.world_size  # ranks that read the same batch split its work
+            rates["throughput/model_flops_ratio"] = own / elapsed_s / self._peak
         pl_module.log_dict(rates, rank_zero_only=True)
         self._logged_step = trainer.global_step
         self._clear(now)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 LAYERS = {
-    **dict.fromkeys(("cli", "recipe"), 5),
+    **dict.fromkeys(("cli", "harness", "recipe"), 5),
     "phases": 4,
     **dict.fromkeys(("model", "data", "parallel", "routing", "eval"), 3),
     "ops": 2,

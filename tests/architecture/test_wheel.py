@@ -1,7 +1,5 @@
 """What a user installs: the wheel holds everything and works where there is no checkout."""
 
-import importlib.metadata
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -30,26 +28,13 @@ print(*sorted(module.__file__ for module in ours), sep="\\n")
 
 @pytest.fixture(scope="module")
 def wheel(repository, tmp_path_factory) -> Path:
-    """A wheel built from a copy of the sources, so that the checkout gets no build/ and lends it no leftovers."""
-    source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(repository / name, source)
-    for name in ("mindvl", "callbacks"):
-        shutil.copytree(repository / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--disable-pip-version-check"]
-    if _setuptools_version() >= 77:
-        command.append("--no-build-isolation")  # else pip fetches the setuptools that pyproject.toml asks for
-    built = subprocess.run([*command, "--wheel-dir", "dist", "."], cwd=source, capture_output=True, text=True)
-    assert built.returncode == 0, built.stdout + built.stderr
-    (path,) = (source / "dist").glob("*.whl")
+    folder = tmp_path_factory.mktemp("dist")
+    built = subprocess.run(
+        [sys.executable, repository / "tests" / "build_wheel.py", folder], capture_output=True, text=True
+    )
+    assert built.returncode == 0, built.stderr
+    (path,) = folder.glob("*.whl")
     return path
-
-
-def _setuptools_version() -> int:
-    try:
-        return int(importlib.metadata.version("setuptools").partition(".")[0])
-    except importlib.metadata.PackageNotFoundError:
-        return 0
 
 
 def test_the_wheel_holds_every_module_and_data_file_of_both_packages(wheel, repository):
