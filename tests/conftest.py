@@ -1,4 +1,5 @@
-"""Small real things that tests share: a byte tokenizer, a MindVL of 107,000 parameters, pictures, a rendered corpus."""
+"""Small real things that tests share: a byte tokenizer, a MindVL of 107,000 parameters, pictures, a rendered corpus,
+and folders as they come from the hub, written by transformers itself."""
 
 from __future__ import annotations
 
@@ -61,6 +62,50 @@ CORPUS = {
             "line_words": [1, 2],
         },
     },
+}
+SOURCE_SIZES = {
+    "hidden_size": 48,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 272,
+    "max_position_embeddings": 512,
+    "bos_token_id": None,
+    "eos_token_id": 257,
+}
+SOURCE_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 12}
+SOURCE_DEEPSEEK = {
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "n_group": 2,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "num_nextn_predict_layers": 0,
+}
+SOURCES = {
+    "qwen3-tied": {"model_type": "qwen3", "head_dim": 12, "tie_word_embeddings": True},
+    "qwen3-untied": {"model_type": "qwen3", "head_dim": 12, "tie_word_embeddings": False},
+    "qwen3_moe": {"model_type": "qwen3_moe", **SOURCE_EXPERTS},
+    "deepseek_v3": {"model_type": "deepseek_v3", **SOURCE_DEEPSEEK},
+    "llama": {"model_type": "llama", "tie_word_embeddings": True},
+}
+SOURCE_TOWER = {
+    "depth": 2,
+    "hidden_size": 32,
+    "num_heads": 2,
+    "intermediate_size": 40,
+    "fullatt_block_indexes": [1],
+    "window_size": 56,
+    "out_hidden_size": 48,
 }
 
 
@@ -215,3 +260,81 @@ def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     render(CORPUS, folder, workers=1)
     return folder
+
+
+def randomise(model, seed: int) -> None:
+    """Values that differ everywhere: a fresh model's norms and biases are all alike."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *(b for n, b in model.named_buffers() if n.endswith("correction_bias"))]:
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.2)
+
+
+@pytest.fixture(scope="session")
+def make_language(tmp_path_factory, tokenizer):
+    """Folder of a small causal language model; made once per set of arguments, so do not write into it."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    made: dict[str, Path] = {}
+
+    def make(family: str, *, dtype: torch.dtype = torch.float32, shards: bool = False, **fields) -> Path:
+        key = json.dumps([family, str(dtype), shards, fields])
+        if key not in made:
+            config = AutoConfig.for_model(**{**SOURCE_SIZES, **SOURCES[family], **fields})
+            model = AutoModelForCausalLM.from_config(config)
+            randomise(model, seed=len(made))
+            folder = tmp_path_factory.mktemp(family)
+            model.to(dtype).save_pretrained(folder, max_shard_size="60KB" if shards else "50GB")
+            tokenizer.save_pretrained(folder)
+            made[key] = folder
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_vision(tmp_path_factory):
+    """Folder of a small Qwen2.5-VL whose language model nobody asks for."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    made: dict[str, Path] = {}
+
+    def make(*, dtype: torch.dtype = torch.float32, **fields) -> Path:
+        key = json.dumps([str(dtype), fields])
+        if key not in made:
+            vision = {**SOURCE_TOWER, **fields}
+            text = {**SOURCE_SIZES, "hidden_size": vision["out_hidden_size"], "pad_token_id": None}
+            text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}
+            model = Qwen2_5_VLForConditionalGeneration(
+                Qwen2_5_VLConfig(vision_config=vision, text_config=text, image_token_id=262, video_token_id=264)
+            )
+            randomise(model, seed=100 + len(made))
+            folder = tmp_path_factory.mktemp("qwen2_5_vl")
+            model.to(dtype).save_pretrained(folder)
+            made[key] = folder
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tensors_of():
+    """All tensors of a folder, by safetensors' own reader."""
+    from safetensors.torch import load_file
+
+    return lambda folder: {
+        key: it for file in sorted(folder.glob("*.safetensors")) for key, it in load_file(file).items()
+    }
+
+
+@pytest.fixture(scope="session")
+def asset():
+    """The folder of a real tokenizer or model that `make assets` has fetched."""
+
+    def find(name: str) -> Path:
+        folder = Path(__file__).parents[1] / ".assets" / name
+        if not folder.is_dir():
+            pytest.skip(f"no {folder}: run `make assets`")
+        return folder
+
+    return find

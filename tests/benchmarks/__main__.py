@@ -24,7 +24,13 @@ BENCHMARKS = (
     "routing",
     "recorder_overhead",
     "resolution",
+    "batched_generation",
     "average",
+    "vit",
+    "cross_entropy",
+    "experts",
+    "export_memory",
+    "import_memory",
 )
 RESULTS = Path(__file__).parents[2] / "bench.json"
 

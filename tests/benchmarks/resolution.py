@@ -24,6 +24,7 @@ from mindvl.data.tokenizer import byte_tokenizer
 from mindvl.model.mindvl import MindVL
 from mindvl.phases import ModelSpec
 from mindvl.phases.answering import Answerer
+from mindvl.phases.decoding import Decoding
 from mindvl.phases.model_spec import config_of
 from tests.benchmarks.midsize import LANGUAGE, VISION
 from tests.benchmarks.rows import Row
@@ -88,7 +89,7 @@ def _samples(score: AnswererScore) -> list[SearchSample]:
             picture = stream.getvalue()
         question = Question(f"{number:03d}", "noise", "What is it?", "", "exact_match", (picture,))
         asked = question_sample(question, benchmark="noise", max_new_tokens=MAX_NEW_TOKENS)
-        (answer,) = score.answerer.answer(asked.content.prompts, max_new_tokens=MAX_NEW_TOKENS)
+        (answer,) = score.answerer.answer(asked.content.prompts, Decoding(max_new_tokens=MAX_NEW_TOKENS))
         right = replace(question, answer=answer.text)
         samples.append(question_sample(right, benchmark="noise", max_new_tokens=MAX_NEW_TOKENS))
     return samples
