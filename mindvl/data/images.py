@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import re
 import struct
 from collections.abc import Iterator
 
@@ -89,7 +90,15 @@ def open_image(data: bytes, *, max_decoded_pixels: int = MAX_DECODED_PIXELS) -> 
             image.load()
             return _as_rgb(ImageOps.exif_transpose(image) if _may_have_exif(image, data) else image)
     except (OSError, SyntaxError, Image.DecompressionBombError, EOFError, struct.error) as error:
-        raise ValueError(f"the picture does not decode: {error}") from error
+        raise ValueError(f"the picture does not decode: {_reason(error)}") from error
+
+
+_ADDRESS = re.compile(r" <[\w.]+ object at 0x[0-9a-f]+>")
+
+
+def _reason(error: Exception) -> str:
+    """What Pillow says, without the address of the bytes: reasons are counted, and lines of two runs compared."""
+    return _ADDRESS.sub("", str(error))
 
 
 def _check_pixels(image: Image.Image, max_decoded_pixels: int) -> None:
@@ -132,7 +141,7 @@ def _size_from(head: bytes | memoryview, data: bytes | memoryview) -> tuple[int,
             width, height = image.size
             turned = _may_have_exif(image, data) and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except (OSError, SyntaxError, Image.DecompressionBombError, EOFError, struct.error) as error:
-        raise ValueError(f"not a picture: {error}") from error
+        raise ValueError(f"not a picture: {_reason(error)}") from error
     return (width, height) if turned else (height, width)
 
 

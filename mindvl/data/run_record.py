@@ -13,6 +13,9 @@ from mindvl.data.storage import write_whole
 RECORD = "consumed.json"
 """Written into a run's folder when it ends; while it runs, its checkpoints hold the record."""
 
+_REST = "meta.pt"
+"""Of a checkpoint that is a directory, the file that holds all but the tensors."""
+
 
 def load_record(run: Path) -> dict[str, Any]:
     """The newest record of a run, with `skipped`: [source, shard, reason, samples] of what failed while training.
@@ -21,11 +24,13 @@ def load_record(run: Path) -> dict[str, Any]:
     """
     if not run.exists():
         raise ValueError(f"{run} does not exist")
-    if run.is_file():
+    if run.is_file() or (run / _REST).is_file():
         return _of_checkpoint(run)
     finished, last = run / RECORD, run / "checkpoints" / "last.ckpt"
     newest = max(
-        (path for path in (finished, last) if path.is_file()), key=lambda p: p.stat().st_mtime_ns, default=None
+        (path for path in (finished, last) if path.is_file() or (path / _REST).is_file()),
+        key=lambda p: p.stat().st_mtime_ns,
+        default=None,
     )
     if newest is None:
         raise ValueError(f"{run} holds no record of a run: neither {RECORD} nor checkpoints/last.ckpt")
@@ -33,7 +38,8 @@ def load_record(run: Path) -> dict[str, Any]:
 
 
 def _of_checkpoint(path: Path) -> dict[str, Any]:
-    checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    file = path / _REST if path.is_dir() else path
+    checkpoint = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
     state = checkpoint.get("PackedShards")
     if state is None or "consumed" not in state:
         raise ValueError(f"{path} holds no record of consumed data")

@@ -49,7 +49,9 @@ DEVICE_TYPES = {
         DeviceType("h100", 989e12, 80e9, 8, 450e9, 50e9, "NVIDIA H100 SXM data sheet; DGX H100, 8 x NDR 400 Gb/s"),
         DeviceType("h200", 989e12, 141e9, 8, 450e9, 50e9, "NVIDIA H200 SXM data sheet; DGX H200, 8 x NDR 400 Gb/s"),
         DeviceType("910b", 313e12, 64e9, 8, 196e9, 25e9, "Huawei Atlas 800T A2: 8 x 910B, 2.5 PFLOP/s, 8 x 200 GE"),
-        DeviceType("910c", 376e12, 64e9, 768, 196e9, 25e9, "arXiv 2506.12708, table 1, halved: one die of CloudMatrix384"),
+        DeviceType(
+            "910c", 376e12, 64e9, 768, 196e9, 25e9, "arXiv 2506.12708, table 1, halved: one die of CloudMatrix384"
+        ),
     )
 }
 MEASURED = "cpu"

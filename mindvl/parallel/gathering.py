@@ -17,8 +17,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 
 @dataclass
@@ -30,9 +30,7 @@ class Gathered:
     reduction: Counter[str] = field(default_factory=Counter)
 
     def __add__(self, other: Gathered) -> Gathered:
-        return Gathered(
-            self.whole + other.whole, self.gradient + other.gradient, self.reduction + other.reduction
-        )
+        return Gathered(self.whole + other.whole, self.gradient + other.gradient, self.reduction + other.reduction)
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,11 @@ class Slices:
 
 
 def slices_of(
-    module: nn.Module, *, owner: Callable[[nn.Parameter], str], compute_dtype: torch.dtype | None, exact: Collection[nn.Module]
+    module: nn.Module,
+    *,
+    owner: Callable[[nn.Parameter], str],
+    compute_dtype: torch.dtype | None,
+    exact: Collection[nn.Module],
 ) -> list[Slices]:
     """The groups of an FSDP2 module and of all that are inside it and belong to no other in between.
 
@@ -99,6 +101,7 @@ def _slices(
     return [Slices(gathered, shards, _span(mesh, "shard"), copies, copy_span)]
 
 
-def _span(mesh: dist.DeviceMesh, name: str) -> int:
-    ranks = dist.get_process_group_ranks(mesh.get_group(name))
-    return max(ranks) - min(ranks) + 1
+def _span(mesh: DeviceMesh, name: str) -> int:
+    """From the first to the last rank of a group along a dimension, both counted; all of its groups are alike."""
+    ranks = mesh.mesh.movedim(mesh.mesh_dim_names.index(name), -1).flatten(0, -2)[0]
+    return int(ranks.max() - ranks.min()) + 1

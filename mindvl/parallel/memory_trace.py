@@ -73,7 +73,7 @@ class MemoryTrace(TorchDispatchMode):
     """Records a forward and backward pass of a model; `stretches` tells them afterwards.
 
     Args:
-        model: its parameters and buffers are left out; each gradient is dropped once it is complete.
+        model: its parameters, their gradients and its buffers are left out.
         inputs: other tensors that exist before.
     """
 
@@ -90,7 +90,7 @@ class MemoryTrace(TorchDispatchMode):
         self._known |= {storage._cdata: -1 for storage in self._before}
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(self._drop_gradient)
+                parameter.register_post_accumulate_grad_hook(self._complete)
 
     # What is recorded.
 
@@ -130,11 +130,9 @@ class MemoryTrace(TorchDispatchMode):
             self._events.append(_Event(stretch=(place.stretch, during)))
         self._place, self._during = place, during
 
-    def _drop_gradient(self, parameter: Tensor) -> None:
-        gradient = parameter.grad
-        assert gradient is not None
-        self._gradients.add(self._known.get(local_slices([gradient])[0].untyped_storage()._cdata, -1))
-        parameter.grad = None
+    def _complete(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        self._gradients.add(self._known.get(local_slices([parameter.grad])[0].untyped_storage()._cdata, -1))
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = operator(*args, **(kwargs or {}))
@@ -173,7 +171,9 @@ class MemoryTrace(TorchDispatchMode):
         ranks = get_process_group_ranks(_resolve_process_group(group))
         kind, share = _SENT[name]
         size, span = len(ranks), max(ranks) - min(ranks) + 1
-        self._events.append(_Event(int(sent.nbytes * share(size)), exchange=(f"{kind} of {self._place.owner}", size, span)))
+        self._events.append(
+            _Event(int(sent.nbytes * share(size)), exchange=(f"{kind} of {self._place.owner}", size, span))
+        )
 
     # What it comes to.
 

@@ -91,7 +91,9 @@ def trace(model: MindVL, pack: PackedBatch, strategy: MindVLStrategy, *, on_acce
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     attention = {"packed_attention": "per_segment"} if on_accelerator else {}
     blocks = mock.patch.object(loss, "_CACHED_BYTES", loss.CHUNK_BYTES if on_accelerator else loss._CACHED_BYTES)
-    products = mock.patch.object(experts_of, "torch_grouped_matmul", _evenly if dtype is None else experts_of.torch_grouped_matmul)
+    products = mock.patch.object(
+        experts_of, "torch_grouped_matmul", _evenly if dtype is None else experts_of.torch_grouped_matmul
+    )
     with fake, blocks, products, even_exchanges(pairs // sizes.tensor), using(attention):
         model.to_empty(device="cpu")
         model.tie_weights()
@@ -104,7 +106,9 @@ def trace(model: MindVL, pack: PackedBatch, strategy: MindVLStrategy, *, on_acce
             record.inside(model.vision.merger, owner=PROJECTOR)
             for module in experts:
                 record.inside(module, owner=EXPERTS)
-            model.train()(packed=inputs).loss.backward(torch.tensor(1.0))  # of a constant, whose value fake tensors know
+            model.train()(packed=inputs).loss.backward(
+                torch.tensor(1.0)
+            )  # of a constant, whose value fake tensors know
     return record.stretches()
 
 

@@ -10,7 +10,6 @@ without a word, and hold the pictures of a window of questions at a time (`WINDO
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +19,6 @@ import xxhash
 from mindvl.eval.benchmarks import Benchmark, EvalQuestion, Judgement
 from mindvl.phases.answering import Answer, Answerer, Prompt
 from mindvl.phases.decoding import Decoding
-
-_ADDRESS = re.compile(r" <[\w.]+ object at 0x[0-9a-f]+>")
-"""In messages of Pillow's; it would make every run's lines differ."""
 
 WINDOW = 256
 """Questions of one rank whose pictures are in memory together, and among which batches of like length are made."""
@@ -107,7 +103,7 @@ def digest_of(question: EvalQuestion) -> str:
 
 def line_of(benchmark: Benchmark, question: EvalQuestion, answer: Answer) -> dict[str, Any]:
     """What is kept of a question. Wrong is 0, also without an answer; null is what nobody here can score."""
-    error = None if answer.error is None else _ADDRESS.sub("", answer.error)
+    error = answer.error
     raw = None if error else answer.text
     judged = benchmark.judge(question, raw, error or "")
     score = judged.score

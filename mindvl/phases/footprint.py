@@ -96,7 +96,7 @@ def footprint(
         strategy,
         on_accelerator=on_accelerator,
     )
-    found = _sharded(small, strategy, run, packs_per_rank=packs_per_rank)
+    found = sharded(small, strategy, run, packs_per_rank=packs_per_rank)
     found.num_parameters = num_parameters
     packs = sizes.data * packs_per_rank
     found.tokens, found.model_flops = packs * pack.token_budget, packs * step_flops
@@ -108,7 +108,8 @@ def footprint(
     return found
 
 
-def _sharded(small: Miniature, strategy: MindVLStrategy, run: Course, *, packs_per_rank: int) -> Footprint:
+def sharded(small: Miniature, strategy: MindVLStrategy, run: Course, *, packs_per_rank: int) -> Footprint:
+    """Cut a miniature, and count what a rank holds and sends; activations and exchanges within layers are `run`'s."""
     from mindvl.model.moe import routers_of
     from mindvl.phases.placing import place
 

@@ -27,6 +27,7 @@ BENCHMARKS = (
     "batched_generation",
     "average",
     "vit",
+    "checkpoint",
     "cross_entropy",
     "experts",
     "export_memory",

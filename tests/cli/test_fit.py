@@ -276,4 +276,4 @@ def test_weights_of_another_depth_are_refused_with_the_missing_keys(refusal, tra
 
 def test_a_start_folder_that_is_no_model_is_named(refusal, tmp_path):
     said = refusal("--model.init_args.model.start_from", tmp_path)
-    assert said == f"mindvl fit: model.start_from: {tmp_path} is no saved model, it has no config.json"
+    assert said == f"mindvl fit: {tmp_path} is no saved model, it has no config.json"

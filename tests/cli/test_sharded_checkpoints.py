@@ -6,6 +6,7 @@ import subprocess
 import pytest
 import yaml
 
+from mindvl.data.run_record import load_record
 from mindvl.parallel.checkpoint.manifest import read_manifest
 
 STRATEGY = {"class_path": "mindvl.parallel.MindVLStrategy", "init_args": {"checkpoints": {"asynchronous": True}}}
@@ -59,3 +60,9 @@ def test_another_strategy_says_how_to_go_on(runs, mindvl):
     assert called.status != 0
     assert "last.ckpt is a directory that strategy mindvl has written" in called.complaint
     assert "--trainer.strategy=mindvl" in called.complaint
+
+
+def test_what_a_run_has_seen_is_read_from_its_directory(runs):
+    folder, _ = runs
+    early, late = (load_record(path) for path in (folder / "after four" / "last.ckpt", folder / "run"))
+    assert 0 < early["next_pack"] < late["next_pack"] and early["consumed"] != late["consumed"]

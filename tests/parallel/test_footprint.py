@@ -6,8 +6,9 @@ import torch
 from mindvl.parallel.precision import ShardedPrecision
 from mindvl.parallel.pretend import join_pretended, pretend_world
 from mindvl.parallel.strategy import MindVLStrategy
-from mindvl.phases.footprint import footprint
-from mindvl.phases.miniature import full_pack, on_meta, sizes_of
+from mindvl.phases.activations import Course
+from mindvl.phases.footprint import footprint, sharded
+from mindvl.phases.miniature import full_pack, miniature, on_meta, sizes_of
 
 EVERYTHING = ("vision", "projector", "language")
 CASES = {
@@ -39,12 +40,12 @@ def held(tmp_path_factory, specs, run_script):
     return lambda name, rank: torch.load(folder / f"{name}.{rank}.result", weights_only=False)
 
 
-def planned(spec, ranks, mesh, precision, trains, *, rank=0):
+def planned(spec, ranks, mesh, precision, trains):
     config = sizes_of(spec)
     strategy = MindVLStrategy(**mesh)
     strategy.precision_plugin = ShardedPrecision(precision)
     pack = full_pack(config, tokens=64, patch_budget=256, visual_ratio=0.5, supervised_ratio=0.25)
-    with pretend_world(ranks, rank=rank):
+    with pretend_world(ranks):
         join_pretended(strategy)
         return footprint(on_meta(config, trains), pack, strategy, packs_per_rank=1, on_accelerator=False)
 
@@ -53,7 +54,12 @@ def planned(spec, ranks, mesh, precision, trains, *, rank=0):
 def test_a_plan_knows_the_slices_of_every_rank(ranks, case, held, specs):
     name, model, mesh, precision, trains = case
     for rank in (0, ranks - 1):
-        found = planned(specs[model], ranks, mesh, precision, trains, rank=rank)
+        strategy = MindVLStrategy(**mesh)
+        strategy.precision_plugin = ShardedPrecision(precision)
+        with pretend_world(ranks, rank=rank):
+            join_pretended(strategy)
+            small = miniature(on_meta(sizes_of(specs[model]), trains))
+            found = sharded(small, strategy, Course(), packs_per_rank=1)
         for column, bytes_by_owner in held(name, rank).items():
             assert +getattr(found, column) == +bytes_by_owner, column
 
