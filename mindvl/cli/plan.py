@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_fit(config: Path, settings: list[str]) -> dict[str, Any]:
+def read_fit(config: Path, settings: list[str]) -> Any:
     """A config of `mindvl fit` as it would be run: `model` and `data` are made, `trainer` has its settings.
 
     Raises ValueError for a file or a setting that `mindvl fit` would not take.
@@ -110,7 +110,7 @@ def _devices(trainer: Any, config: Path) -> int:
 
 
 def plan_of(
-    fit: dict[str, Any], *, ranks: int, device: DeviceType, visual_ratio: float, supervised_ratio: float
+    fit: Any, *, ranks: int, device: DeviceType, visual_ratio: float, supervised_ratio: float
 ) -> tuple[Footprint, tuple[str, str, str]]:
     """The footprint of a run, and its largest entry with what would make it smaller."""
     from mindvl.device import best_precision
@@ -159,22 +159,22 @@ def report(found: Footprint, device: DeviceType, *, ranks: int) -> list[str]:
     from mindvl.phases.activations import OWNERS
 
     columns = found.columns
-    lines = [f"{found.num_parameters / 1e9:.3f} B parameters on {ranks} x {device.name} ({device.source})", ""]
+    lines = [f"{found.num_parameters:,} parameters on {ranks} x {device.name} ({device.source})", ""]
     lines.append(f"{'GiB per rank':<18}" + "".join(f"{name:>13}" for name in columns) + f"{'total':>13}")
-    for owner in OWNERS:
+    for owner in (owner for owner in OWNERS if any(column[owner] for column in columns.values())):
         cells = [column[owner] / GiB for column in columns.values()]
         lines.append(f"{owner:<18}" + "".join(f"{cell:13.2f}" for cell in (*cells, sum(cells))))
     cells = [column.total() / GiB for column in columns.values()]
     lines.append(f"{'all':<18}" + "".join(f"{cell:13.2f}" for cell in (*cells, sum(cells))))
     usable, memory = device.usable_bytes / GiB, device.memory_bytes / GiB
     lines += [f"a {device.name} can give {usable:.1f} of its {memory:.1f} GiB", ""]
-    lines.append(f"{'sent per step':<18}{'ranks':>13}{'apart':>13}{'GiB per rank':>13}{'s':>13}")
+    lines.append(f"{'sent per step':<31}{'ranks':>8}{'apart':>8}{'GiB per rank':>14}{'s':>10}")
     for (kind, size, span), sent in sorted(found.sent.items()):
-        lines.append(f"{kind:<18}{size:>13}{span:>13}{sent / GiB:13.2f}{sent / device.bytes_per_s(span):13.3f}")
+        lines.append(f"{kind:<31}{size:>8}{span:>8}{sent / GiB:14.2f}{sent / device.bytes_per_s(span):10.3f}")
     bound_s = found.bound_s(device)
     lines += [
         "",
-        f"arithmetic per step: {found.model_flops:.3g} FLOPs, {found.rank_flops:.3g} on each rank with what is computed "
+        f"arithmetic per step: {found.model_flops:.3g} FLOPs, {found.rank_flops:.3g} on each rank with what is run "
         f"twice: {found.compute_s(device):.3f} s at {device.flops / 1e12:.0f} TFLOP/s",
         f"no step of {found.tokens:,} tokens is faster than {bound_s:.3f} s ({found.tokens / bound_s:,.0f} tokens/s, "
         f"{found.tokens / bound_s / ranks:,.0f} per device)",

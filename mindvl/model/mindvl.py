@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -21,7 +21,7 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
-from mindvl.batch import ImageGrid, PackedBatch
+from mindvl.batch import ImageGrid, PackedBatch, VisionInputs
 from mindvl.model.attention import register_packed_attention
 from mindvl.model.config import MindVLConfig
 from mindvl.model.joining import join, placeholder_positions
@@ -32,6 +32,16 @@ from mindvl.model.towers import build_tower
 from mindvl.model.vision import vision_inputs
 from mindvl.ops.exchange import sum_over_ranks
 from mindvl.ops.loss import cross_entropies, summed_cross_entropy
+
+
+class PictureBalance(Protocol):
+    """What `mindvl.parallel.vision_balance` does for a model."""
+
+    def move(self, vision: VisionInputs | None, device: torch.device) -> Any:
+        """This rank's part of a balanced step, `inputs` and `give_back`; None where all ranks keep their own."""
+
+    def report(self) -> dict[str, float]:
+        """Numbers to log of the packs since the last report."""
 
 
 class MindVL(PreTrainedModel, GenerationMixin):
@@ -62,6 +72,8 @@ class MindVL(PreTrainedModel, GenerationMixin):
         )
         self.context: dist.ProcessGroup | None = None
         """Ranks that share the tokens and patches of each pack."""
+        self.picture_balance: PictureBalance | None = None
+        """Moves pictures to ranks whose packs hold fewer."""
         replace_operators(self)
         replace_routers(self.language_model)
         self._tied_weights_keys = {
@@ -121,6 +133,11 @@ class MindVL(PreTrainedModel, GenerationMixin):
     def embed(self, batch: PackedBatch) -> Float[Tensor, "tokens dim"]:
         """Token embeddings of a pack with visual features in place."""
         embeddings = self.get_input_embeddings()(batch.input_ids)
+        moved = None if self.picture_balance is None else self.picture_balance.move(batch.vision, embeddings.device)
+        if moved is not None:
+            seen = self._blank_picture(embeddings.device) if moved.inputs is None else moved.inputs
+            features = self.vision(seen)[: None if moved.inputs is not None else 0]
+            return join(embeddings, moved.give_back(features), batch.image_index)
         if batch.vision is not None:
             return join(embeddings, self.vision(batch.vision), batch.image_index)
         several_ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -133,11 +150,14 @@ class MindVL(PreTrainedModel, GenerationMixin):
 
         Also where the projector alone trains: the loss of a pack without pictures must have a gradient, though it is 0.
         """
+        return 0 * self.vision(self._blank_picture(device)).sum()
+
+    def _blank_picture(self, device: torch.device) -> VisionInputs:
+        """Of one visual token."""
         vision = self.config.vision_config
         blank = torch.zeros(self.merge**2, vision.in_channels * vision.patch_size**2, dtype=torch.uint8, device=device)
         grid = ImageGrid(1, self.merge, self.merge)
-        inputs = vision_inputs(blank, [grid], merge=self.merge, window_tokens=self.config.window_tokens)
-        return 0 * self.vision(inputs).sum()
+        return vision_inputs(blank, [grid], merge=self.merge, window_tokens=self.config.window_tokens)
 
     def hidden_states(self, batch: PackedBatch) -> Float[Tensor, "tokens dim"]:
         """Last hidden states of the language model over a pack."""

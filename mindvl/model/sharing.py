@@ -38,7 +38,13 @@ def check_tower(tower: nn.Module, ranks: int) -> None:
 
 
 def own_share(batch: PackedBatch, group: dist.ProcessGroup, *, merge: int) -> PackedBatch:
-    """What this rank of the group computes of a pack; counts (`num_tokens`, ...) and `cu_seqlens` stay the pack's."""
+    """What this rank of the group computes of a pack; counts (`num_tokens`, ...) and `cu_seqlens` stay the pack's.
+
+    Raises ValueError for a pack with fewer tokens than ranks.
+    """
+    ranks = dist.get_world_size(group)
+    if len(batch.input_ids) < ranks:
+        raise ValueError(f"strategy.context is {ranks}, but a pack holds {len(batch.input_ids)} tokens")
     split = split_rows(len(batch.input_ids), group)
     rows = split.rows
     supervised, visual = own_places(batch.supervised_index, rows), own_places(batch.image_index, rows)

@@ -80,14 +80,15 @@ class PackedVisionAttention(nn.Module):
     def forward(self, hidden_states: Tensor, cu_seqlens: Sequence[int], position_embeddings, **kwargs) -> Tensor:
         """`cu_seqlens` carries segment lengths in patches, as Python ints (the tower passes it through unread)."""
         patches = hidden_states.shape[0]
-        query, key, value = self.qkv(hidden_states).view(patches, 3, self.num_heads, -1).unbind(1)
+        width = self.proj.in_features  # named, not -1: a rank may have no patches (`mindvl.model.sharing`)
+        query, key, value = self.qkv(hidden_states).view(patches, 3, self.num_heads, width // self.num_heads).unbind(1)
         cos, sin = position_embeddings
         query, key = apply_rotary(query, cos, sin), apply_rotary(key, cos, sin)
         query, key, value = (states.transpose(0, 1)[None] for states in (query, key, value))
         output, _ = packed_attention_forward(
             self, query, key, value, None, scaling=self.scaling, segment_lengths=cu_seqlens, is_causal=False
         )
-        return self.proj(output.reshape(patches, -1))
+        return self.proj(output.reshape(patches, width))
 
 
 def packed_config(config: PreTrainedConfig) -> PreTrainedConfig:

@@ -1,7 +1,7 @@
 """What FSDP2 gathers of a sharded model: the memory it takes for a while, and the bytes that it sends.
 
-A group is what is gathered together: the parameters of an FSDP2 module without those of the ones inside it. A rank holds
-a slice of each; of a layer with 400 M parameters over 16 ranks in bf16-mixed:
+A group is what is gathered together: the parameters of an FSDP2 module without those of the ones inside it. A rank
+holds a slice of each. Of a layer with 400 M parameters over 16 ranks in bf16-mixed:
 
     slice        25 M in fp32              100 MB    always
     gathered     400 M in bf16             800 MB    forward, again in backward, and while the layer before computes
@@ -103,5 +103,6 @@ def _slices(
 
 def _span(mesh: DeviceMesh, name: str) -> int:
     """From the first to the last rank of a group along a dimension, both counted; all of its groups are alike."""
-    ranks = mesh.mesh.movedim(mesh.mesh_dim_names.index(name), -1).flatten(0, -2)[0]
+    dim = (mesh.mesh_dim_names or ()).index(name)
+    ranks = mesh.mesh.movedim(dim, -1).reshape(-1, mesh.size(dim))[0]
     return int(ranks.max() - ranks.min()) + 1

@@ -38,6 +38,7 @@ from mindvl.parallel.precision import ShardedPrecision
 from mindvl.parallel.recompute import Recompute, recompute
 from mindvl.parallel.sharding import Units, shard
 from mindvl.parallel.sharing import SharedBatches
+from mindvl.parallel.vision_balance import VisionBalance
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class MindVLStrategy(ModelParallelStrategy):
         tensor: ranks that share out heads and channels of the language model.
         recompute: what is kept for the backward pass: "none" (everything), "selective" or "full" recomputation.
         prefetch: gather the next layer's parameters while one computes.
+        vision_balance: when ranks whose packs hold many pictures send some to others; never when left out.
         checkpoints: whether training waits for them to be written, and whether they are verified before loading.
         timeout_s: the job ends when a rank has not answered for so long.
         process_group_backend: by default the one of the device, with gloo for tensors of the host.
@@ -68,12 +70,19 @@ class MindVLStrategy(ModelParallelStrategy):
         *,
         recompute: Recompute = "none",
         prefetch: bool = True,
+        vision_balance: VisionBalance | None = None,
         checkpoints: Checkpoints | None = None,
         timeout_s: float = 1800.0,
         process_group_backend: str | None = None,
     ):
         self.sizes = MeshSizes(replicate, shard, expert, context, tensor)
         self.recompute, self.prefetch, self.timeout_s = recompute, prefetch, timeout_s
+        self.vision_balance = vision_balance
+        if vision_balance is not None and context != 1:
+            raise ValueError(
+                f"strategy.vision_balance moves whole pictures between packs, but strategy.context is {context}, which "
+                "shares out the patches of each pack: leave one of them out"
+            )
         self.meshes: Meshes = None  # type: ignore[assignment]  # made with the process groups
         self.sharded: nn.Module | None = None
         """The model that `distribute` was given."""

@@ -1,9 +1,9 @@
 """Activations of a training step, and what ranks exchange within layers, by running a miniature without memory.
 
-The miniature's own code runs forward and backward on fake tensors of a full pack, cut by tensor and expert parallelism
-as the plan says, and recomputing as the plan says. Each of its layers leaves a stretch of the record
-(`mindvl.parallel.memory_trace`). Laid end to end in the order of the whole model's layers, they give the course of memory
-over the whole model's step; its highest point is what a rank needs.
+The miniature's own code runs forward and backward on fake tensors of a full pack, cut by context, tensor and expert
+parallelism and recomputing as the plan says. Each of its layers leaves a stretch of the record
+(`mindvl.parallel.memory_trace`). Laid end to end in the order of the whole model's layers, they give the course of
+memory over the whole model's step; its highest point is what a rank needs.
 """
 
 from __future__ import annotations

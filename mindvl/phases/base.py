@@ -286,6 +286,8 @@ class Phase(L.LightningModule):
                 "train/skipped_samples": float(self.skipped.total),
             }
         )
+        if self.model.picture_balance is not None:
+            self.log_dict(self.model.picture_balance.report())
         rates = {group["name"]: group["lr"] for group in self.trainer.optimizers[0].param_groups}
         self.log_dict({f"lr/{name}": rate for name, rate in rates.items() if not name.endswith("_no_decay")})
 

@@ -1,8 +1,8 @@
 """What a run would take of each rank: memory by part of the model, bytes sent, arithmetic, and the time that bounds it.
 
-Nothing is run. The model is built on meta and cut by the strategy's own code in a pretended world; only one layer of each
-kind is (`mindvl.phases.miniature`), and counted as often as the model has it. Activations come from the same miniature's
-forward and backward pass on fake tensors (`mindvl.phases.activations`).
+The model is built on meta and cut by the strategy's own code in a pretended world: one layer of each kind
+(`mindvl.phases.miniature`), counted as often as the model has it. Activations come from the same miniature's forward
+and backward pass on fake tensors (`mindvl.phases.activations`).
 
     tower, projector ...    parameters + gradients + optimizer    for the whole run
                             activations, gathered                 at the fullest moment of a step
@@ -134,7 +134,7 @@ def sharded(small: Miniature, strategy: MindVLStrategy, run: Course, *, packs_pe
     root = groups_of(model)
     found = Footprint(activations=_named(run.most))
     times = _times(small)
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         number, owner = times.get(id(parameter), 1), owners[id(parameter)]
         local = parameter.to_local()
         size = number * local.numel() * local.element_size()
@@ -162,7 +162,7 @@ def _unit(module: nn.Module, groups_of) -> list[Slices]:
 
 def _times(small: Miniature) -> dict[int, int]:
     """How many of the whole model's parameters one of the miniature's stands for; 1 where it is not in here."""
-    found = {}
+    found: dict[int, int] = {}
     layers = (small.model.vision.blocks, small.tower), (small.model.language_model.base_model.layers, small.language)
     for chain, kinds in layers:
         for kind, module in enumerate(chain):
@@ -202,7 +202,7 @@ def _sum(groups: Sequence[Slices]) -> Gathered:
 
 
 def _named(most: Counter[str]) -> Counter[str]:
-    """What no module owns (embedded words, hidden states on the way to the loss) counts for the embeddings and the head."""
+    """What no module owns (embedded words, hidden states on their way to the loss) counts for embeddings and head."""
     return Counter({owner: most[owner] + (most["rest"] if owner == WORDS else 0) for owner in OWNERS})
 
 

@@ -1,7 +1,7 @@
 """A model with one layer of each kind, which tells everything about the whole: sixty equal layers are as good as one.
 
-Layers are of one kind where their classes, the shapes of their parameters and what trains are the same, and where blocks
-of the tower attend over the same (windows or whole pictures). DeepSeek-V3 under Qwen2.5-VL's tower:
+Layers are of one kind where their classes, the shapes of their parameters and what trains are the same, and blocks of
+the tower where they also attend over the same (windows or whole pictures). DeepSeek-V3 under Qwen2.5-VL's tower:
 
     tower       32 blocks      0 0 0 0 0 0 0 1 ...        kind 1 attends over whole pictures
     language    61 layers      0 0 0 1 1 1 1 1 ...        kind 1 has experts
@@ -48,8 +48,7 @@ def sizes_of(spec: ModelSpec) -> MindVLConfig:
         from mindvl.data.tokenizer import byte_tokenizer
 
         language["vocab_size"] = -(-len(byte_tokenizer()) // 16) * 16
-    sizes = {"min_pixels": spec.min_pixels, "max_pixels": spec.max_pixels}
-    return MindVLConfig(vision, language, image_token_id=0, **sizes)
+    return MindVLConfig(vision, language, image_token_id=0, min_pixels=spec.min_pixels, max_pixels=spec.max_pixels)
 
 
 def _fields(part: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from mindvl.cli.lightning_cli import MindVLCLI
 from mindvl.data.module import PackedShards
@@ -14,6 +15,7 @@ from mindvl.data.render.config import check_config
 from mindvl.data.tokenizer import byte_tokenizer
 from mindvl.eval.benchmarks import names
 from mindvl.phases import Phase
+from mindvl.phases.miniature import on_meta, sizes_of
 from mindvl.recipe.recipe import load_recipe
 from mindvl.recipe.stages import fit_config
 
@@ -66,7 +68,12 @@ def parsed(monkeypatch):
 
 
 def build_on_meta(phase):
-    """The phase with its model at full size and without memory; weights to start from are not there yet."""
+    """The phase with its model at full size and without memory; weights to start from are not there yet.
+
+    Parts from elsewhere are not there either: their sizes are those that the config writes out.
+    """
+    if any(part.pretrained is not None for part in phase.spec.parts()):
+        return on_meta(sizes_of(phase.spec), phase.trains, phase.spec)
     phase.spec = replace(phase.spec, start_from=None)
     with torch.device("meta"):
         phase.configure_model()
@@ -124,9 +131,22 @@ def test_each_fit_of_a_recipe_is_a_config_that_builds_its_model(file, variant, s
     assert trained and model.device.type == "meta"
 
 
-def test_each_config_of_a_single_run_builds_its_model(parsed):
+def no_network(*_, **__):
+    raise LocalEntryNotFoundError("tests ask no hub")
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("mindvl_8b", 8.87e9), ("mindvl_671b_a37b", 671.72e9)])
+def test_a_large_config_has_the_size_of_its_name(name, parameters, parsed, monkeypatch):
+    phase, _ = parsed(ROOT / f"configs/{name}.yaml")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", no_network)
+    found = sum(parameter.numel() for parameter in build_on_meta(phase).parameters())
+    assert found == pytest.approx(parameters, rel=1e-3)
+
+
+def test_each_config_of_a_single_run_builds_its_model(parsed, monkeypatch):
     for file in FITS:
         phase, data = parsed(file)
+        monkeypatch.setattr("huggingface_hub.snapshot_download", no_network)
         assert any(parameter.requires_grad for parameter in build_on_meta(phase).parameters())
         assert data.budget.tokens > 0
 

@@ -3,16 +3,17 @@
 import ast
 import json
 import re
-import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
 import pytest
+
+from mindvl.data.render.writer import render
+from mindvl.phases.saving import save_model
 
 FILES = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 NOTEBOOKS = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in FILES}
@@ -38,8 +39,13 @@ def nodes_of(name: str, *kinds: type[ast.AST]) -> list:
 def run(name: str) -> dict:
     """The namespace that the cells leave behind."""
     namespace = {"__name__": "__main__"}
-    for number, code in enumerate(code_of(name), start=1):
-        exec(compile(code, f"{name}, code cell {number}", "exec"), namespace)
+    try:
+        for number, code in enumerate(code_of(name), start=1):
+            exec(compile(code, f"{name}, code cell {number}", "exec"), namespace)
+    finally:  # a cell that fails leaves the folder that the last one would remove
+        for value in namespace.values():
+            if isinstance(value, tempfile.TemporaryDirectory):
+                value.cleanup()
     return namespace
 
 
@@ -108,30 +114,21 @@ def test_a_notebook_imports_the_library_and_defines_no_long_function(name):
     assert [it.name for it in functions if it.end_lineno - it.lineno + 1 > MAX_FUNCTION_LINES] == []
 
 
-def test_averaging_takes_the_checkpoints_of_a_quickstart_that_is_there(tmp_path, pyplot, monkeypatch):
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.setattr(tempfile, "TemporaryDirectory", lambda: SimpleNamespace(name=str(work), cleanup=lambda: None))
-    trained = run("4_averaging_and_resolution")
-    quickstart = tmp_path / "runs" / "quickstart"
-    for name, folder in zip((1024, 2048, 4096), trained["singles"].values(), strict=True):
-        shutil.copytree(folder, quickstart / f"multitask_{name}" / "model")
-    shutil.copytree(trained["mean"], quickstart / "mean" / "model")
-    for theirs, ours in zip(("ocr_line", "chart_bar"), trained["families"], strict=True):
-        for shard in trained["data"].glob(f"*/{ours}-*.tar"):
-            target = quickstart / "data" / shard.parent.name / shard.name.replace(ours, theirs)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(shard, target)
-
-    def never(*_, **__):
-        raise AssertionError("a quickstart is there, nothing has to be trained")
-
-    monkeypatch.setattr("lightning.Trainer", never)
-    (tmp_path / "notebooks").mkdir()
-    monkeypatch.chdir(tmp_path / "notebooks")
-    shutil.rmtree(work)
-    work.mkdir()
-    taken = run("4_averaging_and_resolution")
-    assert taken["quickstart"] == Path("../runs/quickstart") and taken["lengths"] == [1024, 2048, 4096]
-    assert taken["results"].keys() == {"ocr_line", "chart_bar"}
-    assert taken["results"]["chart_bar"].difference.low > 0
+def test_averaging_takes_the_checkpoints_of_a_quickstart_that_is_there(make_model, pyplot, monkeypatch):
+    quickstart = Path("runs/quickstart")
+    for seed, name in enumerate(("multitask_1024", "multitask_2048", "multitask_4096", "mean")):
+        save_model(make_model(seed=seed), "bytes", quickstart / name / "model")
+    families = {name: {"family": name, "validation": 4, "test": 4} for name in ("ocr_line", "chart_bar")}
+    render({"cell_pixels": 28, "sources": families}, quickstart / "data", workers=1)
+    monkeypatch.setattr("lightning.Trainer", None)  # nothing has to be trained
+    Path("notebooks").mkdir()
+    monkeypatch.chdir("notebooks")
+    left = run("4_averaging_and_resolution")
+    assert left["quickstart"] == Path("../runs/quickstart") and left["lengths"] == [1024, 2048, 4096]
+    assert [Path(source["path"]).parent.name for source in left["record"]["sources"]] == [
+        "multitask_1024",
+        "multitask_2048",
+        "multitask_4096",
+    ]
+    assert left["results"].keys() == {"ocr_line", "chart_bar"}
+    assert sorted(left["scores"]) == ["1024", "2048", "4096", "mean"]

@@ -1,4 +1,4 @@
-"""Ranks of test_shared_pack.py: shared_pack_ranks.py FOLDER. Two ranks run the models of FOLDER/models on one pack each.
+"""Ranks of test_shared_pack.py: shared_pack_ranks.py FOLDER. Two ranks share a pack per model of FOLDER/models.
 
 Writes FOLDER/<rank>.result: for each model the loss, the losses of each position, and gradients summed over ranks.
 """

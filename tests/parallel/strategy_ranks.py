@@ -221,6 +221,7 @@ def two() -> None:
 
 def four() -> None:
     shards(MIXED, "shards")
+    shards({"expert": 2, "context": 2}, "shards shared")
     memory(MIXED, "memory")
     given_model(MIXED, "given")
     bf16_true("bf16-true")

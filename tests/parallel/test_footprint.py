@@ -10,6 +10,28 @@ from mindvl.phases.activations import Course
 from mindvl.phases.footprint import footprint, sharded
 from mindvl.phases.miniature import full_pack, miniature, on_meta, sizes_of
 
+TOWER = {"depth": 5, "hidden_size": 64, "num_heads": 2, "intermediate_size": 96, "fullatt_block_indexes": [2, 4]}
+SIZES = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 5, "num_attention_heads": 4, "head_dim": 16}
+FAMILIES = {
+    "dense": {"model_type": "qwen3", **SIZES, "num_key_value_heads": 2},
+    "experts": {
+        "model_type": "deepseek_v3",
+        **SIZES,
+        "head_dim": 8,
+        "num_key_value_heads": 4,
+        "q_lora_rank": 32,
+        "kv_lora_rank": 32,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 16,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "n_group": 2,
+        "topk_group": 1,
+        "first_k_dense_replace": 2,
+    },
+}
 EVERYTHING = ("vision", "projector", "language")
 CASES = {
     2: [
@@ -26,25 +48,45 @@ CASES = {
         ("dp2 x cp2 x ep4", "deepseek_v3", {"expert": 4, "context": 2}, "bf16-mixed", EVERYTHING),
     ],
 }
+STEPS = {
+    1: [
+        (f"step {model} {how}", model, {"recompute": how})
+        for model in FAMILIES
+        for how in ("none", "selective", "full")
+    ],
+    2: [
+        ("step tp2", "qwen3", {"tensor": 2}),
+        ("step cp2", "qwen3", {"context": 2, "recompute": "full"}),
+        ("step ep2", "deepseek_v3", {"expert": 2}),
+    ],
+    4: [("step tp2 x ep4", "deepseek_v3", {"tensor": 2, "expert": 4, "recompute": "selective"})],
+}
 EVERY = [(ranks, case) for ranks, cases in CASES.items() for case in cases]
 
 
 @pytest.fixture(scope="module")
-def held(tmp_path_factory, specs, run_script):
+def every_spec(specs, make_spec):
+    deep = {name: make_spec(tokenizer="bytes", language=fields, vision=TOWER) for name, fields in FAMILIES.items()}
+    return {**specs, **deep}
+
+
+@pytest.fixture(scope="module")
+def held(tmp_path_factory, every_spec, run_script):
     folder = tmp_path_factory.mktemp("footprint")
-    for name, spec in specs.items():
+    for name, spec in every_spec.items():
         torch.save(spec, folder / f"{name}.spec")
     torch.save(CASES, folder / "cases")
+    torch.save(STEPS, folder / "steps")
     done = run_script("footprint_ranks.py", str(folder))
     assert done.returncode == 0, done.stderr[-6000:]
-    return lambda name, rank: torch.load(folder / f"{name}.{rank}.result", weights_only=False)
+    return lambda name, rank, ending="result": torch.load(folder / f"{name}.{rank}.{ending}", weights_only=False)
 
 
-def planned(spec, ranks, mesh, precision, trains):
+def planned(spec, ranks, mesh, precision, trains, *, tokens=64):
     config = sizes_of(spec)
     strategy = MindVLStrategy(**mesh)
     strategy.precision_plugin = ShardedPrecision(precision)
-    pack = full_pack(config, tokens=64, patch_budget=256, visual_ratio=0.5, supervised_ratio=0.25)
+    pack = full_pack(config, tokens=tokens, patch_budget=4 * tokens, visual_ratio=0.5, supervised_ratio=0.25)
     with pretend_world(ranks):
         join_pretended(strategy)
         return footprint(on_meta(config, trains), pack, strategy, packs_per_rank=1, on_accelerator=False)
@@ -62,6 +104,16 @@ def test_a_plan_knows_the_slices_of_every_rank(ranks, case, held, specs):
             found = sharded(small, strategy, Course(), packs_per_rank=1)
         for column, bytes_by_owner in held(name, rank).items():
             assert +getattr(found, column) == +bytes_by_owner, column
+
+
+@pytest.mark.parametrize(("ranks", "case"), [(ranks, case) for ranks, cases in STEPS.items() for case in cases])
+def test_activations_are_those_of_a_tracked_step(ranks, case, held, every_spec):
+    """Routers send a rank a few rows more or less than its even share, which is what is planned."""
+    name, model, mesh = case
+    found = planned(every_spec[model], ranks, mesh, "32-true", EVERYTHING, tokens=256).activations.total()
+    mean_bytes = sum(held(name, rank, "step") for rank in range(ranks)) / ranks
+    print(name, found, [held(name, rank, "step") for rank in range(ranks)])
+    assert found == pytest.approx(mean_bytes, rel=0.1)
 
 
 def test_ranks_that_share_more_hold_less_and_send_more(specs):

@@ -31,9 +31,7 @@ def packs(conversation, encoder):
             in_pixels = tuple((side * height, side * width) for height, width in pictures)
             messages, images = conversation("read it", "abc", in_pixels, seed=seed)
             samples.append(encode_sample(f"{seed}", "made", messages, images, encoder, budget, supervise="answers"))
-        return pack_samples(
-            samples, merge=2, window_tokens=config.window_tokens, **{"token_budget": 256, **settings}
-        )
+        return pack_samples(samples, merge=2, window_tokens=config.window_tokens, **{"token_budget": 256, **settings})
 
     return make
 
@@ -112,6 +110,13 @@ def test_heads_that_do_not_divide_are_refused_with_both_numbers(models):
             heads_for_rows(states, states, states, split_of(lengths))
         with pytest.raises(ValueError, match=r"context is 3, which does not divide 2 attention heads of the tower"):
             models["qwen2_vl"][0].share_packs(dist.group.WORLD)
+
+
+def test_a_pack_with_fewer_tokens_than_ranks_is_refused_with_both_numbers(models):
+    pack = models["qwen2_vl"][1]
+    tokens = len(pack.input_ids)
+    with pretend_world(tokens + 1), pytest.raises(ValueError, match=f"context is {tokens + 1}, .* holds {tokens} tok"):
+        own_share(pack, dist.group.WORLD, merge=2)
 
 
 def test_a_tower_with_tokens_of_its_own_before_each_picture_is_refused(models):

@@ -91,11 +91,12 @@ def test_what_does_not_fit_is_refused_on_every_rank(scenario, complaint, result)
     assert complaint in result(scenario, 0) and complaint in result(scenario, 1)
 
 
-def test_a_run_over_shards_reads_every_pack_once_and_ends_as_one_process_would(result):
-    """Four ranks, of which pairs share a pack; validation between steps."""
+@pytest.mark.parametrize("scenario", ["shards", "shards shared"])
+def test_a_run_over_shards_reads_every_pack_once_and_ends_as_one_process_would(scenario, result):
+    """Four ranks, of which pairs read a pack together, cut by heads or by tokens; validation between steps."""
     theirs = result("shards alone")
     for rank in range(4):
-        ours = result("shards", rank)
+        ours = result(scenario, rank)
         assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-5)
         assert ours["validation"] == pytest.approx(theirs["validation"], rel=1e-5)
         assert ours["consumed"] == theirs["consumed"]

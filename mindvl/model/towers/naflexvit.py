@@ -73,7 +73,7 @@ class PackedTimmAttention(nn.Module):
 
     def forward(self, rows: Tensor, attn_mask: Sequence[int], is_causal: bool = False) -> Tensor:
         """`attn_mask` carries segment lengths, as Python ints (the block passes it through unread)."""
-        query, key, value = self.qkv(rows).view(len(rows), 3, self.num_heads, -1).unbind(1)
+        query, key, value = self.qkv(rows).unflatten(1, (3, self.num_heads, -1)).unbind(1)
         query, key = self.q_norm(query), self.k_norm(key)
         output = packed_attention(query, key, value, attn_mask, causal=False, scale=self.scale)
         return self.proj_drop(self.proj(self.norm(output.flatten(1))))
@@ -112,9 +112,7 @@ class NaFlexViTTower(PreTrainedModel):
             super()._init_weights(module)
 
     def forward(self, inputs: VisionInputs) -> Float[Tensor, "merged dim"]:
-        return in_reading_order(
-            self.merger(self.patch_features(inputs)), inputs, merge=self.config.spatial_merge_size
-        )
+        return in_reading_order(self.merger(self.patch_features(inputs)), inputs, merge=self.config.spatial_merge_size)
 
     def patch_features(self, inputs: VisionInputs) -> Float[Tensor, "patches dim"]:
         """What timm's `forward_features` gives for each patch: prefix tokens left out, in merge-block order."""
