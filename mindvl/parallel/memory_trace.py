@@ -139,9 +139,10 @@ class MemoryTrace(TorchDispatchMode):
         namespace, _, name = operator.name().split(".")[0].partition("::")
         if namespace in ("_c10d_functional", "c10d", "_dtensor") and name in _SENT:
             self._exchange(name, args, kwargs)
-        # Of a tensor that is spread over ranks, what this one holds: the whole has a storage in name alone.
+        # Of a tensor that is spread over ranks, what this one holds, and of one under way what will be there: the
+        # tensors around them have storages in name alone.
         for tensor in local_slices([each for each in tree_leaves(result) if isinstance(each, Tensor)]):
-            self._made(tensor.untyped_storage())
+            self._made(getattr(tensor, "elem", tensor).untyped_storage())
         return result
 
     def _made(self, storage: torch.UntypedStorage) -> None:

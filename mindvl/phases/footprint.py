@@ -8,7 +8,7 @@ and backward pass on fake tensors (`mindvl.phases.activations`).
                             activations, gathered                 at the fullest moment of a step
 
 The bound is the larger of arithmetic at the device's peak and bytes at its links' rates, as if one hid the other and
-nobody ever waited. Real runs take about twice that.
+nobody ever waited.
 """
 
 from __future__ import annotations

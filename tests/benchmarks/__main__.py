@@ -19,6 +19,7 @@ BENCHMARKS = (
     "step_matmul_peak",
     "step_vs_padded",
     "plan",
+    "plan_671b",
     "index",
     "loader",
     "routing",

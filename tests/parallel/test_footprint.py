@@ -112,7 +112,6 @@ def test_activations_are_those_of_a_tracked_step(ranks, case, held, every_spec):
     name, model, mesh = case
     found = planned(every_spec[model], ranks, mesh, "32-true", EVERYTHING, tokens=256).activations.total()
     mean_bytes = sum(held(name, rank, "step") for rank in range(ranks)) / ranks
-    print(name, found, [held(name, rank, "step") for rank in range(ranks)])
     assert found == pytest.approx(mean_bytes, rel=0.1)
 
 

@@ -25,6 +25,7 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         result = operator(*args, **(kwargs or {}))
         for tensor in local_slices([each for each in tree_leaves(result) if isinstance(each, torch.Tensor)]):
+            tensor = getattr(tensor, "elem", tensor)  # of a collective that is under way
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in self.before and not any(each() is storage for each in self.storages):
                 self.storages.append(weakref.ref(storage))
