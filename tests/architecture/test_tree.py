@@ -38,6 +38,11 @@ def test_no_file_is_over_350_lines(repository):
     assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
 
 
+def test_the_callbacks_folder_holds_modules_the_marker_of_types_and_a_readme(repository):
+    held = {path.name for path in (repository / "callbacks").iterdir() if path.suffix != ".py"} - {"__pycache__"}
+    assert held == {"py.typed", "README.md"}
+
+
 def test_no_file_is_called_utils(repository):
     named = [path for folder in ("mindvl", "callbacks", "tests") for path in (repository / folder).rglob("*.py")]
     assert [str(path) for path in named if path.stem in ("util", "utils", "misc", "common")] == []

@@ -67,7 +67,7 @@ mc.average_checkpoints(snapshots, "again")
 assert all(torch.equal(tensor, mean[key]) for key, tensor in load_file("again/model.safetensors").items())
 Path("steps.py").write_text("import sys; print(sum(f'step-00000{n}' in sys.argv[1] for n in (112, 128)))")
 soup = mc.greedy_soup(snapshots, "soup", score=mc.command_score(f"{sys.executable} steps.py {{model}}"))
-assert soup["method"] == "greedy soup" and soup["trials"][0]["path"].endswith("step-00000112/rank-00000.safetensors"), soup
+assert soup["method"] == "greedy soup" and "step-00000112" in soup["trials"][0]["path"], soup
 
 cache = mc.ScoreCache("scores", "as-trained")
 result = mc.search_resolution(
