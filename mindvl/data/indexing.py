@@ -93,7 +93,9 @@ def _whole(location: str, size_bytes: int) -> Iterator[Any]:
                 copy.write(block)
             copy.flush()
             file = copy
-        yield stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        yield whole
+        whole.close()  # not after an error, whose traceback still shows views of it: closing would hide the error
 
 
 def _draft(key: str, extensions: dict[str, list[Member]], data: memoryview) -> _Draft:

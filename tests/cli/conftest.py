@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import os
 import subprocess
@@ -69,7 +70,7 @@ def tiny_config(corpus, make_spec) -> Callable[[Path], dict]:
         return {name: {"shards": str(corpus / split / f"{name}-*.tar")} for name in names}
 
     def make(root: Path) -> dict:
-        phase = {"model": spec, "rates": {"warmup_steps": 4}, "supervise": "answers"}
+        phase = {"model": copy.deepcopy(spec), "rates": {"warmup_steps": 4}, "supervise": "answers"}
         data = {
             "train": sources("train", "ocr", "counting"),
             "validation": sources("validation", "ocr", "counting"),

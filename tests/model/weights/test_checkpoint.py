@@ -91,7 +91,9 @@ class Attack:
         return print, ("code has run",)
 
 
-@pytest.mark.parametrize("content", [Attack(), {"a": Attack()}, {"a": 3}, [torch.ones(2)]], ids=["code", "code inside", "a number", "a list"])
+@pytest.mark.parametrize(
+    "content", [Attack(), {"a": Attack()}, {"a": 3}, [torch.ones(2)]], ids=["code", "code inside", "a number", "a list"]
+)
 def test_a_pickle_of_more_than_tensors_is_refused_even_with_the_flag(content, tmp_path, capsys):
     torch.save(content, only_config(tmp_path) / "pytorch_model.bin")
     with pytest.raises(
