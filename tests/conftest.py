@@ -5,7 +5,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import socket
+import subprocess
+import sys
 import tarfile
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -146,12 +152,10 @@ def make_config(make_spec, tokenizer):
 
 
 @pytest.fixture(scope="session")
-def make_model(make_config):
-    """A tiny MindVL with weights large enough that every part of it matters to the result."""
-    from mindvl.model.mindvl import MindVL
+def enlivened():
+    """A model in evaluation mode whose weights are large enough that every part of it matters to the result."""
 
-    def make(*, seed: int = 0, **fields) -> MindVL:
-        model = MindVL(make_config(**fields)).eval()
+    def draw(model, *, seed: int = 0):
         torch.manual_seed(seed)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -159,9 +163,58 @@ def make_model(make_config):
                     parameter.normal_(std=1 / parameter[0].numel() ** 0.5)
                 else:
                     parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        return model
+        return model.eval()
 
-    return make
+    return draw
+
+
+@pytest.fixture(scope="session")
+def make_model(make_config, enlivened):
+    """A tiny MindVL that is `enlivened`."""
+    from mindvl.model.mindvl import MindVL
+
+    return lambda *, seed=0, **fields: enlivened(MindVL(make_config(**fields)), seed=seed)
+
+
+@pytest.fixture(scope="session")
+def run_ranks():
+    """Runs a script as two ranks that can meet over gloo; returns what each has printed.
+
+    Both are ended after three minutes. A rank that fails is an error unless it `may_fail`; with `nodes`, each is the
+    only rank of a node of its own.
+    """
+
+    def run(script: Path, *arguments, environment=None, nodes: bool = False, may_fail: bool = False) -> list[str]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-W", "ignore", str(script), *map(str, arguments)]
+        with ExitStack() as stack:
+            printed = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)]
+            ranks = []
+            for rank, file in enumerate(printed):
+                node, local = (rank, 0) if nodes else (0, rank)
+                own = {"RANK": str(rank), "NODE_RANK": str(node), "LOCAL_RANK": str(local)}
+                variables = {**(environment or os.environ), **common, **own}
+                ranks.append(subprocess.Popen(command, env=variables, cwd=script.parent, stdout=file, stderr=file))
+            try:
+                for rank in ranks:
+                    rank.wait(timeout=180)
+            except subprocess.TimeoutExpired:
+                pass  # the exit codes say so
+            finally:
+                for rank in ranks:
+                    rank.kill()
+                    rank.wait()
+            said = []
+            for file in printed:
+                file.seek(0)
+                said.append(file.read()[-3000:])
+        assert may_fail or [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
+        return said
+
+    return run
 
 
 @pytest.fixture(scope="session")

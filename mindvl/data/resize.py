@@ -1,11 +1,11 @@
-"""Bicubic resizing, equal to Pillow's to the bit, in a fifth of its time.
+"""Bicubic resizing, equal to Pillow's to the bit, in about a quarter of its time.
 
 Pillow resizes in two passes, along rows and along columns. A pass is a weighted sum of a few neighbours, with weights
 of 22 bits after the point, rounded to bytes; nothing in it depends on how the sums are arranged. So the same integers
 are summed here with as many lanes as the processor has: columns of a row side by side, and for the pass along rows a
 strip of 32 rows turned on its side, so that 32 pixels lie where one register reads them.
 
-    602 x 908 pixels to 616 x 896          Pillow 6.9 ms          here 1.0 ms
+    602 x 908 pixels to 616 x 896          Pillow 5.5 ms          here 1.4 ms
 
 Which pass comes first changes the rounding. Pillow used to do rows first; 13.0 does columns first where a picture loses
 more than twice as many rows as columns. `pillow_order` tries on small pictures what the installed one does; where it is

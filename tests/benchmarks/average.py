@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from tests.benchmarks.average_models import FOLDER, make_models
 from tests.benchmarks.average_rivals.mergekit_environment import MERGEKIT, mergekit_command
+from tests.benchmarks.memory import peak_bytes, resident_bytes
 from tests.benchmarks.rows import Row
 
 ROWS = ("average_vs_cp_ratio", "average_peak_bytes_over_largest_tensor", "average_vs_mergekit_ratio")
@@ -113,22 +113,16 @@ def _measured(out: str, models: list[str]) -> dict:
 
     sizes = [facts.num_bytes for facts in open_checkpoint(models[0]).tensors.values()]
     os.sync()
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    before = resident_bytes()
     start = time.perf_counter()
     average_checkpoints(models, out)
     return {
         "seconds": time.perf_counter() - start,
         "before_bytes": before,
-        "peak_bytes": _peak_bytes(),
+        "peak_bytes": peak_bytes(),
         "largest_bytes": max(sizes),
         "read_bytes": len(models) * sum(sizes),
     }
-
-
-def _peak_bytes() -> int:
-    """Of this program alone: the kernel's `ru_maxrss` counts the process that has started it as well."""
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) * 1024
 
 
 if __name__ == "__main__":

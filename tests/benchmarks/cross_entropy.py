@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from mindvl.ops.loss import chunked_cross_entropy
 from mindvl.ops.table import using
 from tests.benchmarks.clock import best_times_s
+from tests.benchmarks.memory import forget_peak, peak_bytes, resident_bytes
 from tests.benchmarks.rows import Row
 
 ROWS = ("ce_head_memory_ratio", "ce_time_ratio")
@@ -86,12 +86,7 @@ def _peak_bytes(how: str) -> int:
     rows, weight, targets = _problem(SUPERVISED, MEMORY_DIM)
     _step(how, rows[:64].detach().requires_grad_(), weight, targets[:64])  # libraries take their own memory first
     weight.grad = None
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on
-    before = _status_bytes("VmRSS")
+    forget_peak()
+    before = resident_bytes()
     _step(how, rows, weight, targets)
-    return _status_bytes("VmHWM") - before - weight.nbytes
-
-
-def _status_bytes(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
+    return peak_bytes() - before - weight.nbytes

@@ -9,12 +9,12 @@ MindVL's first, then its twin in transformers.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.benchmarks.memory import peak_bytes, resident_bytes
 from tests.benchmarks.rows import Row
 
 ROWS = ("export_peak_over_largest_shard", "export_verified_peak_over_model")
@@ -77,15 +77,9 @@ def _measured(model: Path, out: Path, verify: str) -> dict:
 
     from mindvl.cli.export_job import export
 
-    before = _memory_bytes("VmRSS")
+    before = resident_bytes()
     export(model, out, max_shard_bytes=SHARD_BYTES, verify=verify == "yes")
-    return {"before_bytes": before, "peak_bytes": _memory_bytes("VmHWM")}
-
-
-def _memory_bytes(line: str) -> int:
-    """Of this process now (VmRSS) or at its peak (VmHWM)."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(rf"{line}:\s+(\d+) kB", status)[1]) * 1024
+    return {"before_bytes": before, "peak_bytes": peak_bytes()}
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import resource
 import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.benchmarks.memory import peak_bytes, resident_bytes
 from tests.benchmarks.rows import Row
 
 ROWS = ("import_peak_over_largest_shard", "import_experts_peak_over_largest_shard")
@@ -99,22 +98,13 @@ def _rank(language: str) -> int:
     build(assembled_config(vision, small, tokenizer), place=place)  # what is imported on first use
     text = Part.of("language", language)
     config = assembled_config(vision, text, tokenizer)
-    before = _resident_bytes()
+    before = resident_bytes()
     model = build(config, text.weights(), place=place, dtype=torch.bfloat16)
-    added = _peak_bytes() - before
+    added = peak_bytes() - before
     held = sum(parameter.to_local().nbytes for parameter in model.parameters())
     assert added > held, f"{added} bytes cannot hold {held} of parameters"
     torch.distributed.destroy_process_group()
     return added
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
-def _peak_bytes() -> int:
-    """Largest resident memory of this process; getrusage's would be its parent's, where that was larger."""
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 
 from mindvl.cli.main import main
 from tests.benchmarks.clock import median_times_s
+from tests.benchmarks.memory import peak_bytes
 from tests.benchmarks.rows import Row
 
 ROWS = ("plan_671b_s", "plan_671b_peak_gb")
@@ -33,5 +33,5 @@ def _planned() -> int:
 
 if __name__ == "__main__":
     status = main(sys.argv[1:])
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    print(peak_bytes())
     sys.exit(status)

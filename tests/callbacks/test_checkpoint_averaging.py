@@ -1,8 +1,4 @@
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning as L
@@ -211,41 +207,20 @@ def test_flattened_parameters_are_refused(fit, tmp_path):
         fit(CheckpointAveraging(tmp_path / "mean", every_n_steps=1), model=model)
 
 
-def run_ranks(folder, how):
-    """What both ranks have said, after both have ended."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
-    script = str(Path(__file__).with_name("averaging_ranks.py"))
-    ranks = []
-    for rank in range(2):
-        with (folder / f"stderr.{rank}").open("w") as stderr:
-            environment = {**os.environ, **address, "LOCAL_RANK": str(rank)}
-            command = [sys.executable, script, str(folder), how]
-            ranks.append(subprocess.Popen(command, env=environment, stdout=stderr, stderr=stderr))
-    try:
-        for process in ranks:
-            process.wait(timeout=180)
-    finally:
-        for process in ranks:
-            process.kill()
-            process.wait()
-    return [(folder / f"stderr.{rank}").read_text()[-3000:] for rank in range(2)]
+AVERAGING_RANKS = Path(__file__).with_name("averaging_ranks.py")
 
 
-def test_a_rank_that_fails_ends_the_others_too(tmp_path):
-    first, second = run_ranks(tmp_path, "poison")
+def test_a_rank_that_fails_ends_the_others_too(tmp_path, run_ranks):
+    first, second = run_ranks(AVERAGING_RANKS, tmp_path, "poison", may_fail=True)
     assert "RuntimeError: averaging failed on another rank, which says why" in first
     assert "ValueError: step 2, rank 1: layer.1.weight holds a value that is not finite" in second
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled:UserWarning")  # what dcp.load says
 @pytest.mark.parametrize("how", ["ddp", "sharded", "tensor"])
-def test_on_two_ranks_the_mean_of_shards_is_the_mean(how, tmp_path):
+def test_on_two_ranks_the_mean_of_shards_is_the_mean(how, tmp_path, run_ranks):
     """With DDP, FSDP 2 and tensor parallelism; in the last two each rank averages its own shards."""
-    told = run_ranks(tmp_path, how)
-    assert (tmp_path / "result.pt").exists(), told
+    run_ranks(AVERAGING_RANKS, tmp_path, how)
     result = torch.load(tmp_path / "result.pt")
     states = dict(enumerate(result["states"], start=1))
     for name, steps in {"last": [3, 4, 5], "all": [1, 3, 4]}.items():

@@ -1,8 +1,4 @@
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import lightning as L
@@ -253,32 +249,10 @@ def test_facts_that_cannot_be_are_refused_with_the_numbers_that_disagree(facts, 
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory):
+def two_ranks(tmp_path_factory, run_ranks):
     """What each of two gloo processes logged, knew and summed up; unequal_ranks.py has the numbers."""
     folder = tmp_path_factory.mktemp("unequal_ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
-    script = Path(__file__).with_name("unequal_ranks.py")
-    ranks = []
-    for rank in range(2):
-        with (folder / f"stderr.{rank}").open("w") as stderr:
-            command = [sys.executable, "-W", "ignore", str(script), str(folder)]
-            environment = {**os.environ, **address, "LOCAL_RANK": str(rank)}
-            ranks.append(subprocess.Popen(command, env=environment, stderr=stderr))
-    try:
-        for process in ranks:
-            process.wait(timeout=180)
-    except subprocess.TimeoutExpired:
-        pass  # what is missing is said below
-    finally:
-        for process in ranks:
-            process.kill()
-            process.wait()
-    for rank in range(2):
-        stderr = (folder / f"stderr.{rank}").read_text()[-3000:]
-        assert (folder / f"result.{rank}").exists(), f"rank {rank} came to no result: {stderr}"
+    run_ranks(Path(__file__).with_name("unequal_ranks.py"), folder)
     return [json.loads((folder / f"result.{rank}").read_text()) for rank in range(2)]
 
 

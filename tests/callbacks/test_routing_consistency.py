@@ -1,9 +1,5 @@
 """The callback on a project that knows nothing of ours: its recorder and its metrics are made up here."""
 
-import os
-import socket
-import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -181,22 +177,7 @@ def test_settings_that_measure_nothing_are_refused():
         RoutingConsistency(listen, {})
 
 
-def test_two_ranks_log_what_both_have_seen_though_one_recorded_nothing(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    script = Path(__file__).with_name("routing_ranks.py")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, script, tmp_path],
-            env={**os.environ, **common, "LOCAL_RANK": str(rank), "NODE_RANK": "0"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    complaints = [rank.communicate(timeout=180)[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], complaints
+def test_two_ranks_log_what_both_have_seen_though_one_recorded_nothing(tmp_path, run_ranks):
+    run_ranks(Path(__file__).with_name("routing_ranks.py"), tmp_path)
     for rank in range(2):
         assert (tmp_path / f"logged.{rank}").read_text() == "{'routing/share': 0.75, 'routing/tokens': 4.0}"

@@ -56,4 +56,7 @@ def test_a_model_that_cannot_be_shared_out_evenly_is_refused(sizes, model, compl
 
 
 def test_attention_that_stays_whole_may_have_any_number_of_heads():
-    MeshSizes(tensor=4).over(8).check_model(heads=6, key_value_heads=None, experts=None)
+    sizes = MeshSizes(tensor=4).over(8)
+    sizes.check_model(heads=6, key_value_heads=None, experts=None)
+    with pytest.raises(ValueError, match="does not divide 6"):
+        sizes.check_model(heads=6, key_value_heads=6, experts=None)

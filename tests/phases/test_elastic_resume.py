@@ -1,46 +1,26 @@
 """A run that two ranks began is finished by one, and the other way round: the same samples, the same losses."""
 
 import json
-import os
 import runpy
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 STEPS, STOP = 6, 3
-
-
-def start_two_ranks(folder: Path) -> None:
-    """Run fit_ranks.py on two gloo processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("fit_ranks.py")), str(folder)]
-    started = [
-        subprocess.Popen(
-            command, env={**os.environ, **address, "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    said = [process.communicate(timeout=180)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
+FIT_RANKS = Path(__file__).with_name("fit_ranks.py")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, corpus, make_model):
+def runs(tmp_path_factory, corpus, make_model, run_ranks):
     """By ranks: the run without a stop, its first half, and its second half by the other number of ranks."""
     folder = tmp_path_factory.mktemp("elastic")
     make_model().save_pretrained(folder / "model")
     shutil.copytree(corpus / "train", folder / "corpus")
-    fit_ranks = runpy.run_path(str(Path(__file__).with_name("fit_ranks.py")))["main"]
+    fit_ranks = runpy.run_path(str(FIT_RANKS))["main"]
     fit_ranks(folder, ranks=1, steps=STEPS, resume=False)
     fit_ranks(folder, ranks=1, steps=STOP, resume=False)
-    start_two_ranks(folder)
+    run_ranks(FIT_RANKS, folder)
     fit_ranks(folder, ranks=1, steps=STEPS, resume=True)
 
     def read(ranks: int, part: str | int) -> dict:

@@ -1,9 +1,5 @@
 """The auxiliary losses of a mixture of experts are their definition, whatever way a step is split."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -152,29 +148,14 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory, samples, pack, make_model, mixtures):
+def two_ranks(tmp_path_factory, samples, pack, make_model, mixtures, run_ranks):
     """A folder with what each of two gloo processes kept of a step of one pack per rank, by settings."""
     folder = tmp_path_factory.mktemp("expert_ranks")
     make_model(language=mixtures["deepseek_v3"]).save_pretrained(folder / "model")
     torch.save([[pack(samples[0], samples[2], samples[3])], [pack(samples[1])]], folder / "packs")
     for name, settings in SETTINGS.items():
         torch.save(settings, folder / f"{name}.settings")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "OMP_NUM_THREADS": "1"}
-    script = str(Path(__file__).with_name("expert_ranks.py"))
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", script, str(folder), *SETTINGS],
-            env={**os.environ, **address, "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [process.communicate(timeout=180)[1] for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
+    run_ranks(Path(__file__).with_name("expert_ranks.py"), folder, *SETTINGS)
     return folder
 
 

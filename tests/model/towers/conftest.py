@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 TOWERS = {
     "qwen2_5_vl": {
@@ -44,21 +43,13 @@ def tower_spec(make_spec):
 
 
 @pytest.fixture(scope="session")
-def tower_model(tower_spec, tokenizer):
+def tower_model(tower_spec, tokenizer, enlivened):
     """A tiny MindVL that sees with a kind of tower."""
     from mindvl.model.mindvl import MindVL
     from mindvl.phases.model_spec import config_of
 
     def make(kind: str, **fields) -> MindVL:
-        model = MindVL(config_of(tower_spec(kind, **fields), tokenizer)).eval()
-        torch.manual_seed(0)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim >= 2:
-                    parameter.normal_(std=1 / parameter[0].numel() ** 0.5)
-                else:
-                    parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        return model
+        return enlivened(MindVL(config_of(tower_spec(kind, **fields), tokenizer)))
 
     return make
 

@@ -1,10 +1,6 @@
 """Two ranks that own slices of a model fill them with what one process would, and read no more than they need."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,22 +21,10 @@ def folders(make_language, make_vision):
 
 
 @pytest.fixture(scope="module")
-def written(folders, tmp_path_factory):
+def written(folders, tmp_path_factory, run_ranks):
     """The folder that two ranks wrote."""
     out = tmp_path_factory.mktemp("filled")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("fill_ranks.py")), str(out)]
-    command += [str(folders[0]), *map(str, folders[1])]
-    ranks = []
-    for rank in range(2):
-        environment = {**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
-        environment |= {"MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-        with (out / f"stderr.{rank}").open("w") as stderr:
-            ranks.append(subprocess.Popen(command, env=environment, stdout=stderr, stderr=stderr))
-    for number, rank in enumerate(ranks):
-        assert rank.wait(timeout=180) == 0, (out / f"stderr.{number}").read_text()[-3000:]
+    run_ranks(Path(__file__).with_name("fill_ranks.py"), out, folders[0], *folders[1])
     return out
 
 
