@@ -5,13 +5,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import socket
-import subprocess
-import sys
+import runpy
 import tarfile
-import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -178,43 +173,8 @@ def make_model(make_config, enlivened):
 
 @pytest.fixture(scope="session")
 def run_ranks():
-    """Runs a script as two ranks that can meet over gloo; returns what each has printed.
-
-    Both are ended after three minutes. A rank that fails is an error unless it `may_fail`; with `nodes`, each is the
-    only rank of a node of its own.
-    """
-
-    def run(script: Path, *arguments, environment=None, nodes: bool = False, may_fail: bool = False) -> list[str]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-W", "ignore", str(script), *map(str, arguments)]
-        with ExitStack() as stack:
-            printed = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)]
-            ranks = []
-            for rank, file in enumerate(printed):
-                node, local = (rank, 0) if nodes else (0, rank)
-                own = {"RANK": str(rank), "NODE_RANK": str(node), "LOCAL_RANK": str(local)}
-                variables = {**(environment or os.environ), **common, **own}
-                ranks.append(subprocess.Popen(command, env=variables, cwd=script.parent, stdout=file, stderr=file))
-            try:
-                for rank in ranks:
-                    rank.wait(timeout=180)
-            except subprocess.TimeoutExpired:
-                pass  # the exit codes say so
-            finally:
-                for rank in ranks:
-                    rank.kill()
-                    rank.wait()
-            said = []
-            for file in printed:
-                file.seek(0)
-                said.append(file.read()[-3000:])
-        assert may_fail or [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
-        return said
-
-    return run
+    """Runs a script as two ranks; see tests/ranks.py."""
+    return runpy.run_path(str(Path(__file__).with_name("ranks.py")))["run_ranks"]
 
 
 @pytest.fixture(scope="session")
@@ -333,13 +293,11 @@ def make_language(tmp_path_factory, tokenizer):
     def make(family: str, *, dtype: torch.dtype = torch.float32, shards: bool = False, **fields) -> Path:
         key = json.dumps([family, str(dtype), shards, fields])
         if key not in made:
-            config = AutoConfig.for_model(**{**SOURCE_SIZES, **SOURCES[family], **fields})
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SOURCE_SIZES | SOURCES[family] | fields))
             randomise(model, seed=len(made))
-            folder = tmp_path_factory.mktemp(family)
-            model.to(dtype).save_pretrained(folder, max_shard_size="60KB" if shards else "50GB")
-            tokenizer.save_pretrained(folder)
-            made[key] = folder
+            made[key] = tmp_path_factory.mktemp(family)
+            model.to(dtype).save_pretrained(made[key], max_shard_size="60KB" if shards else "50GB")
+            tokenizer.save_pretrained(made[key])
         return made[key]
 
     return make
@@ -362,9 +320,8 @@ def make_vision(tmp_path_factory):
                 Qwen2_5_VLConfig(vision_config=vision, text_config=text, image_token_id=262, video_token_id=264)
             )
             randomise(model, seed=100 + len(made))
-            folder = tmp_path_factory.mktemp("qwen2_5_vl")
-            model.to(dtype).save_pretrained(folder)
-            made[key] = folder
+            made[key] = tmp_path_factory.mktemp("qwen2_5_vl")
+            model.to(dtype).save_pretrained(made[key])
         return made[key]
 
     return make
