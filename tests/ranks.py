@@ -1,8 +1,12 @@
-"""Starts a script as two ranks that can meet over gloo; tests have it as the fixture `run_ranks`."""
+"""Starts a script as two ranks that can meet over gloo; tests have it as the fixture `run_ranks`.
+
+`ranks.py SCRIPT ...` is one of them: the script, and an end that gloo's threads survive.
+"""
 
 from __future__ import annotations
 
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -21,7 +25,7 @@ def run_ranks(script: Path, *arguments, environment=None, nodes: bool = False, m
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", str(script), *map(str, arguments)]
+    command = [sys.executable, "-W", "ignore", __file__, str(script), *map(str, arguments)]
     with ExitStack() as stack:
         printed = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)]
         ranks = []
@@ -45,3 +49,11 @@ def run_ranks(script: Path, *arguments, environment=None, nodes: bool = False, m
             said.append(file.read()[-3000:])
     assert may_fail or [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
     return said
+
+
+if __name__ == "__main__":
+    from mindvl.cli.ending import run_to_end
+
+    del sys.argv[0]
+    sys.path[0] = str(Path(sys.argv[0]).parent)
+    run_to_end(lambda: runpy.run_path(sys.argv[0], run_name="__main__") and 0)

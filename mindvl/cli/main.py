@@ -12,6 +12,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from mindvl.cli.ending import run_to_end
+
 LIGHTNING_VERBS = {
     "fit": "train a phase: mindvl fit -c CONFIG (continues where a killed run stopped)",
     "validate": "loss of a checkpoint on held-out shards, and benchmarks that the config names",
@@ -33,7 +35,7 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the console script; returns the exit status. Human errors are one line and status 2."""
+    """Runs a verb and returns the exit status. Human errors are one line and status 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
@@ -73,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
 
 
+def console() -> int:
+    """The console script: `main`, then an end of the process that its threads survive."""
+    return run_to_end(main)
+
+
 def _overview() -> str:
     lines = ["usage: mindvl VERB ...   (mindvl VERB --help says more)", "", "train and evaluate, with LightningCLI:"]
     lines += [f"  {verb:<12}{purpose}" for verb, purpose in LIGHTNING_VERBS.items()]
@@ -83,4 +90,4 @@ def _overview() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console())

@@ -41,7 +41,8 @@ class FailureWatch:
         self.rank, self.world_size, self.timeout_s = rank, world_size, timeout_s
         self._place = (0, "at the start")
         self._done = threading.Event()
-        threading.Thread(target=self._watch, name="failure-watch", daemon=True).start()
+        self._thread = threading.Thread(target=self._watch, name="failure-watch", daemon=True)
+        self._thread.start()
 
     def at(self, place: str) -> None:
         """This rank has come to its next place, such as "in a forward pass"; all ranks come to the same in order."""
@@ -63,7 +64,9 @@ class FailureWatch:
             time.sleep(2 * _LOOK_S)  # it holds the store: the others must have read it
 
     def stop(self) -> None:
+        """End the watch; its thread is gone when this returns, since one inside the store outlives no interpreter."""
         self._done.set()
+        self._thread.join(_GRACE_S)
 
     def _watch(self) -> None:
         told, since = (0, ""), time.monotonic()

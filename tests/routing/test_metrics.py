@@ -1,8 +1,5 @@
 """The metrics say what the functions say of all samples at once, however these arrive."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -98,24 +95,10 @@ def test_what_does_not_fit_the_metric_is_refused(act, complaint):
         act(SegmentRouting(num_layers=2, num_experts=6, segment_length=5))
 
 
-def test_two_ranks_with_unequal_shares_know_together_what_one_process_knows(tmp_path):
+def test_two_ranks_with_unequal_shares_know_together_what_one_process_knows(run_ranks, tmp_path):
     ids = random_ids(2)
     np.save(tmp_path / "ids.npy", ids)
-    script = Path(__file__).with_name("two_ranks.py")
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(tmp_path)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    outputs = [rank.communicate(timeout=120)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(outputs)
+    run_ranks(Path(__file__).with_name("two_ranks.py"), tmp_path)
     together = torch.load(tmp_path / "together.pt")
     scores = segment_routing(ids, num_experts=6, segment_length=4, domains=["web", "code", "web", "code"])
     assert together["srp"]["srp"].tolist() == scores.srp[[1, 0]].tolist()

@@ -1,4 +1,4 @@
-"""One of two ranks, started by test_metrics.py: two_ranks.py RANK FOLDER. Rank 0 writes what both know together."""
+"""One of two ranks, started by test_metrics.py: two_ranks.py FOLDER. Rank 0 writes what both know together."""
 
 import faulthandler
 import sys
@@ -11,8 +11,9 @@ import torch.distributed as dist
 from mindvl.routing import CacheHits, SegmentRouting
 
 
-def main(rank: int, folder: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
+def main(folder: Path) -> None:
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     ids = np.load(folder / "ids.npy")
     mine, labels = (ids[:1], ["web"]) if rank == 0 else (ids[1:], ["code", "web", "code"])
     srp = SegmentRouting(num_layers=2, num_experts=6, segment_length=4, domains=("web", "code"))
@@ -30,4 +31,4 @@ def main(rank: int, folder: Path) -> None:
 if __name__ == "__main__":
     faulthandler.dump_traceback_later(110, exit=True)  # a rank that waits in vain says where
     torch.set_num_threads(1)
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

@@ -1,9 +1,6 @@
 """The torchmetrics classes equal the plain functions for every split over batches and ranks."""
 
 import json
-import os
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -112,22 +109,10 @@ def test_sequences_of_unequal_length_and_unknown_harnesses_are_refused():
         MME(compat="own")
 
 
-def test_two_ranks_with_unequal_shares_know_together_what_one_process_knows(tmp_path):
+def test_two_ranks_with_unequal_shares_know_together_what_one_process_knows(run_ranks, tmp_path):
     data = {"anls": ANSWERS, "mme": MME_ROWS, "circular": CIRCULAR_ROWS}
     (tmp_path / "data.json").write_text(json.dumps(data))
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("two_ranks.py")), str(rank), str(tmp_path)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    outputs = [rank.communicate(timeout=120)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(outputs)
+    run_ranks(Path(__file__).with_name("two_ranks.py"), tmp_path)
     together = json.loads((tmp_path / "together.json").read_text())
     alone = ANLS()
     alone.update(*zip(*ANSWERS, strict=True))

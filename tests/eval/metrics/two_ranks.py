@@ -1,4 +1,4 @@
-"""One of two ranks, started by test_accumulate.py: two_ranks.py RANK FOLDER. Rank 0 writes what both know together.
+"""One of two ranks, started by test_accumulate.py: two_ranks.py FOLDER. Rank 0 writes what both know together.
 
 Rank 1 has no record of MMBench, and the pairs of MME are split between the two.
 """
@@ -14,8 +14,9 @@ import torch.distributed as dist
 from mindvl.eval.metrics import ANLS, MME, CircularAccuracy
 
 
-def main(rank: int, folder: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
+def main(folder: Path) -> None:
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     data = json.loads((folder / "data.json").read_text())
     means, points, circles = ANLS(), MME(), CircularAccuracy()
     mine = data["anls"][:1] if rank == 0 else data["anls"][1:]
@@ -37,4 +38,4 @@ def main(rank: int, folder: Path) -> None:
 if __name__ == "__main__":
     faulthandler.dump_traceback_later(110, exit=True)  # a rank that waits in vain says where
     torch.set_num_threads(1)
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]))
