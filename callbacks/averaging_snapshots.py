@@ -92,7 +92,7 @@ def copy_into(target: Tensor, checkpoint: Checkpoint, key: str) -> None:
     reader, flat = BlockReader(checkpoint, key), target.view(-1)
     for start in range(0, flat.numel(), BLOCK_ELEMENTS):
         stop = min(start + BLOCK_ELEMENTS, flat.numel())
-        flat[start:stop].copy_(reader.read(start, stop)[0])
+        flat[start:stop].copy_(reader.read(start, stop).values)
 
 
 def found_steps(folder: Path, word: str) -> dict[int, Path]:
@@ -142,5 +142,5 @@ def _write_tensor(
         if block.is_floating_point() and not is_finite(block):
             raise ValueError(f"{key} holds a value that is not finite, so it is not averaged")
         if before is not None:
-            block.copy_(torch.lerp(before.read(start, stop)[0], block, 1 / count))
+            block.copy_(torch.lerp(before.read(start, stop).values, block, 1 / count))
         write_at(handle, start_bytes + start * dtype.itemsize, memoryview(held))

@@ -47,7 +47,7 @@ class CheckpointWeights:
         key = self.checkpoint.tied.get(key, key)
         if self._reader is None or self._reader.key != key:
             self._reader = BlockReader(self.checkpoint, key)
-        return self._reader.read(start, stop)[0]
+        return self._reader.read(start, stop).values
 
 
 @dataclass(frozen=True)

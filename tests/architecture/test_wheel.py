@@ -51,7 +51,7 @@ def test_the_wheel_holds_every_module_and_data_file_of_both_packages(wheel, repo
 def test_the_wheel_brings_the_console_script(wheel):
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
-        assert "mindvl = mindvl.cli.main:main" in archive.read(name).decode()
+        assert "mindvl = mindvl.cli.main:console" in archive.read(name).decode()
 
 
 def test_both_packages_import_from_the_wheel_alone(wheel, tmp_path):

@@ -39,9 +39,9 @@ def state():
 def read(checkpoint, key, **part):
     facts = checkpoint.tensors[key]
     start, stop = part.get("start", 0), part.get("stop", facts.num_elements)
-    values, raw = BlockReader(checkpoint, key).read(start, stop)
-    assert bytes(raw) == values.contiguous().view(torch.uint8).numpy().tobytes()
-    return values.clone()
+    block = BlockReader(checkpoint, key).read(start, stop)
+    assert bytes(block.raw) == block.values.contiguous().view(torch.uint8).numpy().tobytes()
+    return block.values.clone()
 
 
 def check(checkpoint, state):

@@ -228,9 +228,9 @@ def test_on_two_ranks_the_mean_of_shards_is_the_mean(how, tmp_path, run_ranks):
         mean = open_checkpoint(tmp_path / name)
         assert mean.tensors.keys() == expected.keys() | {"count"}
         for key, value in expected.items():
-            read = BlockReader(mean, key).read(0, value.numel())[0].view(value.shape)
+            read = BlockReader(mean, key).read(0, value.numel()).values.view(value.shape)
             torch.testing.assert_close(read, value)
-        assert BlockReader(mean, "count").read(0, 1)[0].item() == steps[-1]
+        assert BlockReader(mean, "count").read(0, 1).values.item() == steps[-1]
     for key, value in plain(states, [1, 3, 4]).items():
         torch.testing.assert_close(result["loaded"][key], value)
     if how != "ddp":
