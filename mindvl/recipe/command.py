@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> int:
     import json
     from dataclasses import replace
 
-    from mindvl.recipe.recipe import load_recipe
+    from mindvl.recipe.loading import load_recipe
 
     recipe = load_recipe(args.recipe, variant=args.variant)
     if args.out:

@@ -16,7 +16,7 @@ from mindvl.data.tokenizer import byte_tokenizer
 from mindvl.eval.benchmarks import names
 from mindvl.phases import Phase
 from mindvl.phases.miniature import on_meta, sizes_of
-from mindvl.recipe.recipe import load_recipe
+from mindvl.recipe.loading import load_recipe
 from mindvl.recipe.stages import fit_config
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import pytest
 import webdataset
 
 from mindvl.data.reader import read_samples
-from mindvl.data.steps.recipe import load_data_recipe
+from mindvl.data.steps.loading import load_data_recipe
 from mindvl.data.steps.run import run_recipe
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from mindvl.cli.resolution_questions import picture_digests
 from mindvl.cli.resolution_scorer import AnswererScore
-from mindvl.recipe.recipe import load_recipe
+from mindvl.recipe.loading import load_recipe
 from mindvl.recipe.study_scores import StudyScorer, weights_fingerprint
 
 ROWS = ["short", "long", "mean", "soup"]

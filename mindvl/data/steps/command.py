@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the recipe and prints what became of the samples; human errors leave as `ValueError`."""
-    from mindvl.data.steps.recipe import load_data_recipe
+    from mindvl.data.steps.loading import load_data_recipe
     from mindvl.data.steps.report import print_report
     from mindvl.data.steps.run import run_recipe
 

@@ -14,17 +14,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mindvl.data.importing.outcome import Rejected
 from mindvl.data.raw import RawSample
 from mindvl.data.render.config import RENDERER_VERSION, RenderConfig, check_config
 from mindvl.data.render.sample import draw_document, encode_sample
+from mindvl.data.steps.recipe import DataRecipe, DataSource
 from mindvl.data.steps.table import STEPS_VERSION, nearest
 from mindvl.data.storage import find_shards, is_url, version_of
-
-if TYPE_CHECKING:
-    from mindvl.data.steps.recipe import DataRecipe, DataSource
 
 UNIT_DOCUMENTS = 200
 

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from mindvl.data.raw import RawSample
-from mindvl.data.steps.recipe import check_data_recipe
+from mindvl.data.steps.loading import check_data_recipe
 
 RECIPE = {
     "seed": 3,

@@ -1,6 +1,6 @@
 import pytest
 
-from mindvl.data.steps.recipe import load_data_recipe
+from mindvl.data.steps.loading import load_data_recipe
 
 STEM = "{render: {family: stem, train: 2}}"
 

@@ -3,7 +3,7 @@ import copy
 import pytest
 import yaml
 
-from mindvl.recipe.recipe import load_recipe
+from mindvl.recipe.loading import load_recipe
 from mindvl.recipe.stages import fit_config, prepare
 
 
