@@ -3,17 +3,25 @@
 mindvl average runs/sft-1k/model runs/sft-2k/model runs/sft-4k/model -o runs/mean
 mindvl average A B C -o OUT --weights 1 1 2
 mindvl average A B C -o OUT --greedy --score 'python score.py {model}'
-mindvl average runs/sft/step=1000.ckpt runs/sft/step=2000.ckpt -o OUT --prefix model. --files-from runs/sft/model
+mindvl average runs/sft/checkpoints/step-1000.ckpt runs/sft/checkpoints/step-2000.ckpt -o OUT
+mindvl average elsewhere/1.ckpt elsewhere/2.ckpt -o OUT --prefix model. --files-from runs/sft/model
+
+A checkpoint of Lightning has no config and calls each tensor `model.<its name>`. In a run that has saved its model both
+are known, and the average is a model like it; elsewhere they are asked for.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mindvl import __version__
+
+_TIED = "lm_head.weight"
+"""What a checkpoint may hold beside the tensors of a saved model, which leaves out one that is the embedding again."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,12 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16", "float16"),
         help="of the average; needed when the models' dtypes differ (default: that of the models)",
     )
-    parser.add_argument("--prefix", default="", help="average only keys that begin with it and take it off: 'model.'")
+    parser.add_argument(
+        "--prefix",
+        default="",
+        help="average only keys that begin with it and take it off: 'model.' (default: as in its run's model)",
+    )
     parser.add_argument(
         "--files-from",
         type=Path,
         metavar="FOLDER",
-        help="where config and tokenizer come from (default: the first MODEL that is a folder)",
+        help="where config and tokenizer come from (default: the first MODEL that is a folder, or its run's model)",
     )
     parser.add_argument(
         "--greedy", action="store_true", help="greedy soup: add models by falling score while the score does not fall"
@@ -64,14 +76,62 @@ def run(args: argparse.Namespace) -> int:
         "prefix": args.prefix,
         "files_from": args.files_from,
     }
+    if not args.prefix and args.files_from is None and (found := saved_by_run(args.models)) is not None:
+        options["prefix"], options["files_from"] = found
     if args.greedy:
         record = _greedy(args, options)
         kept = len(record["sources"])
         print(f"the greedy soup of {kept} of {len(args.models)} models, score {record['score']:g}, is in {args.out}")
-        return 0
-    average_models(args.models, args.out, weights=args.weights, **options)
-    print(f"the mean of {len(args.models)} models is in {args.out}")
+    else:
+        record = average_models(args.models, args.out, weights=args.weights, **options)
+        print(f"the mean of {len(args.models)} models is in {args.out}")
+    if lack := what_lacks(args.models, args.out, record):
+        print(f"mindvl average: {args.out} {lack}", file=sys.stderr)
     return 0
+
+
+def saved_by_run(models: Sequence[Path]) -> tuple[str, Path] | None:
+    """(prefix, folder) of the model that the run of the first checkpoint has saved, if its tensors are the same.
+
+    None where a MODEL brings a config itself, and where no such folder lies beside the checkpoint or one above:
+
+        runs/sft/checkpoints/step-200.ckpt      model.vision.merger.mlp.0.weight ...
+        runs/sft/model/                         vision.merger.mlp.0.weight ..., config.json, a tokenizer
+    """
+    from mindvl_callbacks.averaging_opening import open_checkpoint
+
+    if any(_is_saved(model) for model in models):
+        return None
+    for folder in [above / "model" for above in models[0].absolute().parents[:2] if _is_saved(above / "model")]:
+        for prefix in ("model.", ""):
+            try:
+                saved, held = open_checkpoint(folder), open_checkpoint(models[0], prefix=prefix)
+            except ValueError:  # not of this kind, or damaged, which the average itself will say
+                continue
+            shapes = {name: facts.shape for name, facts in held.tensors.items()}
+            shapes |= {second: shapes[first] for second, first in held.tied.items()}
+            same = all(shapes.get(name) == facts.shape for name, facts in saved.tensors.items())
+            if same and all(name.endswith(_TIED) for name in shapes.keys() - saved.tensors.keys()):
+                return prefix, folder
+    return None
+
+
+def what_lacks(models: Sequence[Path], out: Path, record: dict[str, Any]) -> str:
+    """What keeps an average from being opened as a model, and which options would help; "" where nothing does."""
+    wanted, reasons = [], []
+    first_parts = {name.partition(".")[0] for name in record["crc32"]}
+    if not any(_is_saved(model) for model in models) and len(first_parts) == 1 and len(record["crc32"]) > 1:
+        prefix = f"{first_parts.pop()}."
+        reasons.append(f"has only keys that begin with {prefix!r}")
+        wanted.append(f"--prefix {prefix}")
+    if not _is_saved(out):
+        reasons.append("has no config and no tokenizer")
+        wanted.append("--files-from FOLDER, a saved model's")
+    return f"{' and '.join(reasons)}; to open it as a model, average with {' '.join(wanted)}" if wanted else ""
+
+
+def _is_saved(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
 
 
 def average_models(

@@ -49,7 +49,8 @@ class BenchmarkFile:
         benchmark: its name, where the label in the config is another.
         split: of a folder with several; the benchmark's usual one when left out.
         compat: whose prompts and rules.
-        limit: so many questions at most; those that belong together (MME's pairs, MMBench's rotations) count as one.
+        limit: so many questions at most, of each category in turn the next; those that belong together (MME's pairs,
+            MMBench's rotations) count as one.
         min_pixels: area below which a picture is enlarged.
         max_pixels: area above which a picture is shrunk.
         max_new_tokens: length of an answer; the benchmark's own when left out.

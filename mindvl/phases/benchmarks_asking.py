@@ -11,7 +11,7 @@ without a word, and hold the pictures of a window of questions at a time (`WINDO
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import xxhash
@@ -22,6 +22,12 @@ from mindvl.phases.decoding import Decoding
 
 WINDOW = 256
 """Questions of one rank whose pictures are in memory together, and among which batches of like length are made."""
+
+NO_PICTURE = "the row has no picture"
+"""Every question of these benchmarks has one; a guess without it is no answer."""
+
+_OF_THE_ANSWER = ("finish", "pixels", "visual_tokens", "new_tokens", "error", "digest")
+"""Fields of a line that stay as they were written; what is judged may change with the references."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +56,8 @@ class Asking:
         known: Mapping[str, Mapping[str, Any]],
         share: Share,
         keep: Callable[[dict[str, Any]], None],
-    ) -> list[str]:
-        """Ask this rank's share of what is not `known`; ids of all questions in their order come back.
+    ) -> list[EvalQuestion]:
+        """Ask this rank's share of what is not `known`; all questions in their order come back, without pictures.
 
         Args:
             known: lines of earlier answers by id.
@@ -60,11 +66,11 @@ class Asking:
         Raises:
             ValueError: where a known line is of a question with other words or pictures.
         """
-        ids: list[str] = []
+        asked: list[EvalQuestion] = []
         mine: list[EvalQuestion] = []
         missing = 0
         for question in questions:
-            ids.append(question.key)
+            asked.append(replace(question, images=()))
             if question.key in known:
                 self._check(question, known[question.key])
                 continue
@@ -75,9 +81,12 @@ class Asking:
                 self._ask(mine, keep)
                 mine = []
         self._ask(mine, keep)
-        return ids
+        return asked
 
     def _ask(self, questions: list[EvalQuestion], keep: Callable[[dict[str, Any]], None]) -> None:
+        for blind in (question for question in questions if not question.images):
+            keep(line_of(self.benchmark, blind, Answer("", 0, error=NO_PICTURE)))
+        questions = [question for question in questions if question.images]
         prompts = [Prompt(question.messages, question.images) for question in questions]
         answers = self.answerer.answer_each(
             prompts, self.decoding, batch_tokens=self.batch_tokens, keep_going=True, between=self.between
@@ -102,10 +111,28 @@ def digest_of(question: EvalQuestion) -> str:
 
 
 def line_of(benchmark: Benchmark, question: EvalQuestion, answer: Answer) -> dict[str, Any]:
-    """What is kept of a question. Wrong is 0, also without an answer; null is what nobody here can score."""
-    error = answer.error
-    raw = None if error else answer.text
-    judged = benchmark.judge(question, raw, error or "")
+    """What is kept of a question."""
+    return judged_line(
+        benchmark,
+        question,
+        {
+            "raw": None if answer.error else answer.text,
+            "finish": answer.finish,
+            "pixels": [list(size) for size in answer.sizes],
+            "visual_tokens": answer.visual_tokens,
+            "new_tokens": answer.new_tokens,
+            "error": answer.error,
+            "digest": digest_of(question),
+        },
+    )
+
+
+def judged_line(benchmark: Benchmark, question: EvalQuestion, answered: Mapping[str, Any]) -> dict[str, Any]:
+    """The line of an answer, judged by the references that the file has now; pictures are not needed.
+
+    Wrong is 0, also without an answer; null is what nobody here can score.
+    """
+    judged = benchmark.judge(question, answered["raw"], answered["error"] or "")
     score = judged.score
     if score is None and judged.has_reference:
         score = 0.0
@@ -116,17 +143,12 @@ def line_of(benchmark: Benchmark, question: EvalQuestion, answer: Answer) -> dic
         "group": question.group,
         "group_size": question.group_size,
         "prompt": prompt_text(question),
-        "raw": raw,
+        "raw": answered["raw"],
         "extracted": judged.extracted,
         "score": score,
         "reason": judged.reason,
         "references": list(question.references),
-        "finish": answer.finish,
-        "pixels": [list(size) for size in answer.sizes],
-        "visual_tokens": answer.visual_tokens,
-        "new_tokens": answer.new_tokens,
-        "error": error,
-        "digest": digest_of(question),
+        **{name: answered[name] for name in _OF_THE_ANSWER},
     }
 
 

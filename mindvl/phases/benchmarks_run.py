@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from transformers import PreTrainedTokenizerBase
 
 from mindvl.data.tokenizer import tokenizer_fingerprint
-from mindvl.eval.benchmarks import Benchmark
+from mindvl.eval.benchmarks import Benchmark, EvalQuestion
 from mindvl.model.mindvl import MindVL
 from mindvl.phases.answering import Answerer
 from mindvl.phases.benchmarks_answers import AnswerWriter, OtherSettingsError, answer_files, read_answers
-from mindvl.phases.benchmarks_asking import Asking, Share
+from mindvl.phases.benchmarks_asking import Asking, Share, judged_line
 from mindvl.phases.benchmarks_identity import config_hash, weights_hash
 from mindvl.phases.benchmarks_summary import summarise, write_lines
 from mindvl.phases.decoding import Decoding
@@ -90,14 +90,14 @@ class BenchmarkRun:
         }
         known = self._known(wanted.label, settings)
         self.strategy.barrier(f"{wanted.label} read")  # nobody writes before all have read
-        ids = self._ask_missing(wanted, answerer, settings, known)
+        questions = self._ask_missing(wanted, answerer, settings, known)
         self.strategy.barrier(f"{wanted.label} answered")
         summary: dict[str, Any] | ValueError | None = None
         if self.trainer.is_global_zero:
             try:
-                lines = self._merge(wanted, ids, settings)
+                lines = self._merge(wanted, questions, settings)
                 seconds = time.perf_counter() - start
-                asked = len(set(ids) - set(known))
+                asked = sum(question.key not in known for question in questions)
                 summary = summarise(wanted.benchmark, lines, settings, seconds=seconds, asked=asked)
                 summary["limit"] = wanted.limit
             except ValueError as error:
@@ -123,7 +123,7 @@ class BenchmarkRun:
 
     def _ask_missing(
         self, wanted: Wanted, answerer: Answerer, settings: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]
-    ) -> list[str]:
+    ) -> list[EvalQuestion]:
         writer = AnswerWriter(self._answers, wanted.label, self.share.rank, settings) if self.share.writes else None
         progress = _Progress(wanted.label, self.share) if self.trainer.is_global_zero else None
 
@@ -136,29 +136,41 @@ class BenchmarkRun:
         # Lightning's strategies do nothing of note with no batch; one that watches for ranks that hang hears of life.
         between = lambda: self.strategy.batch_to_device(None)  # noqa: E731
         asking = Asking(wanted.benchmark, answerer, wanted.decoding, self.batch_tokens, between)
-        questions = wanted.benchmark.questions(wanted.path, wanted.limit)
         try:
-            return asking.ask_missing(questions, known, self.share, keep)
+            return asking.ask_missing(questions_of(wanted), known, self.share, keep)
         finally:
             if writer is not None:
                 writer.close()
 
-    def _merge(self, wanted: Wanted, ids: list[str], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """All lines in the order of the questions, which are then in one file."""
+    def _merge(
+        self, wanted: Wanted, questions: list[EvalQuestion], settings: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """All lines in the order of the questions, which are then in one file.
+
+        They are judged anew: a killed run may have judged them by references that the file no longer has.
+        """
         lines = read_answers(self._answers, wanted.label, settings)
-        missing = [id for id in ids if id not in lines]
+        missing = [question.key for question in questions if question.key not in lines]
         if missing:
             raise ValueError(
-                f"{len(missing)} of {len(ids)} questions of {wanted.label} have no answer in {self._answers}, the "
-                f"first of them {missing[0]}; is this folder on a disk that all ranks share?"
+                f"{len(missing)} of {len(questions)} questions of {wanted.label} have no answer in {self._answers}, "
+                f"the first of them {missing[0]}; is this folder on a disk that all ranks share?"
             )
-        ordered = [lines[id] for id in ids]
+        ordered = [judged_line(wanted.benchmark, question, lines[question.key]) for question in questions]
         write_lines(self.folder / f"{wanted.label}.jsonl", ordered)
         return ordered
 
     @property
     def _answers(self) -> Path:
         return self.folder / "answers"
+
+
+def questions_of(wanted: Wanted) -> Iterator[EvalQuestion]:
+    """The benchmark's questions; what is wrong with its file is told by its place in the config."""
+    try:
+        yield from wanted.benchmark.questions(wanted.path, wanted.limit)
+    except ValueError as error:
+        raise ValueError(f"benchmarks.{wanted.label}: {error}") from error
 
 
 def share_of(trainer: L.Trainer) -> Share:

@@ -1,7 +1,7 @@
 """From the lines of all ranks to a score that carries its settings.
 
 docvqa.jsonl    a line per question in the order of the benchmark's file: what was asked, said, read and scored
-summary.json    per benchmark the score with all that it hangs on, and MindVL's "overall" if its six columns are there
+summary.json    per benchmark the score with all that it hangs on, and MindVL's "overall" if its six columns are whole
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mindvl.eval.benchmarks import PAPER_COLUMNS, Benchmark, overall
+from mindvl.eval.metrics.mme import CATEGORIES
 from mindvl.phases.benchmarks_answers import as_json
 from mindvl.phases.benchmarks_asking import judgement_of
 
@@ -61,14 +62,27 @@ def summarise(
 
 
 def paper_overall(summaries: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """The plain mean of the paper's six, MME as sum / 28; None unless each is there once, with a score."""
-    scores: dict[str, list[float]] = {}
-    for summary in summaries.values():
-        if summary["score"] is not None:
-            scores.setdefault(summary["benchmark"], []).append(summary["score"])
-    if any(len(scores.get(name, [])) != 1 for name in PAPER_COLUMNS):
+    """The plain mean of the paper's six, MME as sum / 28; None unless each is there once and whole, with a score."""
+    if lacking(summaries):
         return None
-    return overall({name: values[0] for name, values in scores.items()})
+    return overall({one["benchmark"]: one["score"] for one in summaries.values()})
+
+
+def lacking(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Why there is no "overall": ["mmbench", "mme (2 of 14 categories)"]; nothing where there is one."""
+    found = []
+    for name in PAPER_COLUMNS:
+        its = [one for one in summaries.values() if one["benchmark"] == name]
+        if not its:
+            found.append(name)
+        elif len(its) > 1:
+            found.append(f"{name} (asked {len(its)} times)")
+        elif its[0]["score"] is None:
+            found.append(f"{name} (its answers are not public)")
+        elif name == "mme" and (gone := [one for one in CATEGORIES if one not in its[0]["by_category"]]):
+            there = len(CATEGORIES) - len(gone)
+            found.append(f"mme ({there} of {len(CATEGORIES)} categories; it lacks {', '.join(gone)})")
+    return found
 
 
 def score_table(summaries: Mapping[str, Mapping[str, Any]], mean: float | None) -> str:
@@ -86,4 +100,6 @@ def score_table(summaries: Mapping[str, Mapping[str, Any]], mean: float | None) 
         )
     if mean is not None:
         lines.append(f"{'overall':<{width}}  {mean:5.1f}")
+    elif any(one["benchmark"] in PAPER_COLUMNS for one in summaries.values()):
+        lines.append(f"{'overall':<{width}}      -  without {', '.join(lacking(summaries))}")
     return "\n".join(lines)

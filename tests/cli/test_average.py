@@ -107,6 +107,54 @@ def test_lightning_checkpoints_of_a_run_give_a_model(trained, mindvl, tmp_path):
     assert [source["step"] for source in sources] == [1, 2]
 
 
+@pytest.fixture
+def checkpoints(trained, tmp_path):
+    """Two files as Lightning writes them, in a run that has saved its model and in one that has not."""
+    state = load_file(trained.model / "model.safetensors")
+
+    def write(root):
+        (root / "checkpoints").mkdir(parents=True)
+        files = [root / "checkpoints" / f"step-{number}.ckpt" for number in (1, 2)]
+        for number, file in enumerate(files, 1):
+            content = {f"model.{name}": number * tensor for name, tensor in state.items()}
+            torch.save({"state_dict": content, "global_step": number}, file)
+        return files
+
+    shutil.copytree(trained.model, tmp_path / "saved" / "model")
+    return write(tmp_path / "saved"), write(tmp_path / "stopped")
+
+
+def test_lightning_checkpoints_of_a_run_that_has_saved_its_model_give_one_like_it(
+    checkpoints, trained, mindvl, tmp_path
+):
+    done = mindvl("average", *checkpoints[0], "-o", tmp_path / "mean")
+    assert (done.status, done.err) == (0, "")
+    loaded = MindVL.from_pretrained(tmp_path / "mean").state_dict()
+    for name, tensor in load_file(trained.model / "model.safetensors").items():
+        torch.testing.assert_close(loaded[name], 1.5 * tensor)
+    assert (tmp_path / "mean" / "tokenizer_config.json").is_file()
+    assert json.loads((tmp_path / "mean" / "averaging.json").read_text())["prefix"] == "model."
+
+
+def test_lightning_checkpoints_of_which_nothing_says_what_they_are_say_which_options_are_wanted(
+    checkpoints, trained, mindvl, tmp_path
+):
+    wanted = "--prefix model. --files-from FOLDER, a saved model's"
+    reasons = "has only keys that begin with 'model.' and has no config and no tokenizer"
+    done = mindvl("average", *checkpoints[1], "-o", tmp_path / "mean")
+    line = f"mindvl average: {tmp_path}/mean {reasons}; to open it as a model, average with {wanted}\n"
+    assert (done.status, done.err) == (0, line)
+    done = mindvl("average", *checkpoints[1], "-o", tmp_path / "half", "--files-from", trained.model)
+    assert done.err.endswith(
+        "/half has only keys that begin with 'model.'; to open it as a model, average with --prefix model.\n"
+    )
+    (tmp_path / "stopped" / "model").mkdir()
+    save_file({"weight": torch.zeros(2)}, tmp_path / "stopped" / "model" / "model.safetensors")
+    (tmp_path / "stopped" / "model" / "config.json").write_text("{}")
+    done = mindvl("average", *checkpoints[1], "-o", tmp_path / "other run")
+    assert reasons in done.err and not (tmp_path / "other run" / "config.json").exists()
+
+
 def test_a_greedy_soup_asks_a_command_for_scores(trained, other, mindvl, tmp_path):
     script = tmp_path / "score.py"
     script.write_text(

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from mindvl.data.run_record import load_record
+from mindvl.model.mindvl import MindVL
 from mindvl.parallel.checkpoint.manifest import read_manifest
 
 STRATEGY = {"class_path": "mindvl.parallel.MindVLStrategy", "init_args": {"checkpoints": {"asynchronous": True}}}
@@ -66,3 +67,19 @@ def test_what_a_run_has_seen_is_read_from_its_directory(runs):
     folder, _ = runs
     early, late = (load_record(path) for path in (folder / "after four" / "last.ckpt", folder / "run"))
     assert 0 < early["next_pack"] < late["next_pack"] and early["consumed"] != late["consumed"]
+
+
+def test_their_average_is_a_model_as_the_run_has_saved_one(runs, mindvl, tmp_path):
+    folder, _ = runs
+    averaged = mindvl(
+        "average",
+        folder / "run" / "checkpoints" / "last.ckpt",
+        folder / "after four" / "last.ckpt",
+        "-o",
+        tmp_path / "mean",
+    )
+    assert (averaged.status, averaged.err) == (0, "")
+    saved = MindVL.from_pretrained(folder / "run" / "model")
+    mean = MindVL.from_pretrained(tmp_path / "mean")
+    assert mean.config.to_diff_dict() == saved.config.to_diff_dict()
+    assert mean.state_dict().keys() == saved.state_dict().keys()

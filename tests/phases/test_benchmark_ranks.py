@@ -84,7 +84,8 @@ def test_the_summary_is_that_of_one_process_on_all_ranks(world, worlds):
     for rank in range(ranks):
         other = result(worlds, world, rank)["summary"]
         assert {**other, "seconds": 0, "asked": 0} == {**alone, "seconds": 0, "asked": 0}
-    assert len(alone["failed"]) == 1 and alone["failed"][0][0] == "4"
+    assert [id for id, _ in alone["failed"]] == ["0", "4", "6"]
+    assert alone["failed"][0][1] == alone["failed"][2][1] == "the row has no picture"
 
 
 @pytest.mark.parametrize("world", WORLDS[1:])

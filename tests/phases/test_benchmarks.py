@@ -112,6 +112,33 @@ def test_a_picture_that_does_not_open_counts_as_wrong_and_is_listed_and_the_othe
     assert summary["failed"] == [["13", torn[3]["error"]]] and summary["unjudged"] == [] and summary["n"] == 7
 
 
+def test_a_row_without_a_picture_is_not_asked_blind_but_counts_as_wrong_and_is_listed(ask, write_tsv, documents, lines):
+    for row in documents[2:4]:
+        row["image"] = ""
+    (summary,) = ask({"docvqa": write_tsv("d", documents)}).summaries.values()
+    assert summary["failed"] == [[id, "the row has no picture"] for id in ("12", "13")] and summary["n"] == 7
+    assert [(line["raw"], line["score"]) for line in lines()[2:4]] == [(None, 0.0)] * 2
+    assert all(line["raw"] is not None for line in lines() if line["id"] not in ("12", "13"))
+    assert ask({"docvqa": write_tsv("d", documents)}).summaries["docvqa"]["asked"] == 0
+
+
+def test_a_file_without_pictures_or_with_half_a_pair_is_refused_by_its_place_and_nothing_is_asked(
+    ask, write_tsv, documents, tmp_path
+):
+    blind = [{"img" if key == "image" else key: value for key, value in row.items()} for row in documents]
+    complaint = (
+        r"benchmarks\.docvqa: .*d\.tsv has no column of pictures \(image or image_path\); there are: index, img, "
+    )
+    with pytest.raises(ValueError, match=complaint):
+        ask({"docvqa": write_tsv("d", blind)})
+    half = [{**documents[0], "answer": "Yes", "category": "count", "image_path": "1.png"}]
+    with pytest.raises(
+        ValueError, match=r"benchmarks\.small: .*m\.tsv: MME asks 2 questions .* picture count/1.png has 1"
+    ):
+        ask({"small": BenchmarkFile(write_tsv("m", half), benchmark="mme")})
+    assert all(len(file.read_text().splitlines()) == 1 for file in (tmp_path / "out" / "answers").iterdir())
+
+
 def test_an_answer_that_no_rule_reads_is_listed_and_counts_as_wrong(ask, write_tsv, picture, lines):
     rows = [
         {
@@ -152,6 +179,16 @@ def test_a_run_that_was_stopped_asks_only_what_is_missing(ask, write_tsv, docume
     assert lines() == lines(out="whole")
     assert ask(files).summaries["docvqa"]["asked"] == 0
     assert answers.read_bytes().split(b"\n")[:4] == kept
+
+
+def test_answers_of_a_stopped_run_are_judged_by_the_references_of_now(ask, write_tsv, documents, lines):
+    ask({"docvqa": write_tsv("d", documents)})
+    documents[1]["answer"] = json.dumps([lines()[1]["raw"]])
+    summary = ask({"docvqa": write_tsv("d", documents)}).summaries["docvqa"]
+    assert summary["asked"] == 0 and summary["score"] == pytest.approx(100 * sum(line["score"] for line in lines()) / 7)
+    assert (lines()[1]["score"], lines()[1]["references"]) == (1.0, [lines()[1]["raw"]])
+    ask({"docvqa": write_tsv("d", documents)}, out="whole")
+    assert lines() == lines(out="whole")
 
 
 def test_a_larger_limit_goes_on_and_a_smaller_one_leaves_answers_out(ask, write_tsv, documents, lines):

@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
+from mindvl.eval.metrics.mme import CATEGORIES
 from mindvl.phases.benchmarks_answers import AnswerWriter, OtherSettingsError, as_json, read_answers
 from mindvl.phases.benchmarks_identity import config_hash, differences, weights_hash
-from mindvl.phases.benchmarks_summary import paper_overall, score_table
+from mindvl.phases.benchmarks_summary import lacking, paper_overall, score_table
 
 SETTINGS = {"model": "m", "decoding": {"seed": 0}}
 
@@ -94,8 +95,17 @@ def test_the_hash_of_a_configuration_is_of_what_is_computed(make_model, tmp_path
 SIX = {"mme": 80.0, "mmbench": 60.0, "ocrbench": 70.0, "docvqa": 90.0, "chartqa": 85.0, "infovqa": 65.0}
 
 
-def test_overall_is_the_mean_of_the_six_whatever_their_labels_and_absent_unless_each_is_there_once():
-    summaries = {f"my_{name}": {"benchmark": name, "score": score} for name, score in SIX.items()}
+@pytest.fixture
+def summaries():
+    """The paper's six, of which MME has all of its categories."""
+    points = dict.fromkeys(CATEGORIES, 160.0)
+    return {
+        f"my_{name}": {"benchmark": name, "score": score, "by_category": points if name == "mme" else {}}
+        for name, score in SIX.items()
+    }
+
+
+def test_overall_is_the_mean_of_the_six_whatever_their_labels_and_absent_unless_each_is_there_once(summaries):
     assert paper_overall(summaries) == pytest.approx(75.0)
     assert paper_overall({**summaries, "ai2d": {"benchmark": "ai2d", "score": 1.0}}) == pytest.approx(75.0)
     assert paper_overall({**summaries, "again": {"benchmark": "mme", "score": 1.0}}) is None
@@ -103,10 +113,32 @@ def test_overall_is_the_mean_of_the_six_whatever_their_labels_and_absent_unless_
     assert paper_overall({label: one for label, one in summaries.items() if label != "my_mme"}) is None
 
 
+def test_there_is_no_overall_of_a_part_of_mme_and_what_is_lacking_is_said(summaries):
+    part = {name: 160.0 for name in CATEGORIES if name not in ("count", "OCR")}
+    partial = {**summaries, "my_mme": {**summaries["my_mme"], "by_category": part}}
+    assert lacking(summaries) == [] and paper_overall(partial) is None
+    assert lacking(partial) == ["mme (12 of 14 categories; it lacks count, OCR)"]
+    del partial["my_docvqa"]
+    partial["my_infovqa"]["score"] = None
+    assert lacking(partial)[1:] == ["docvqa", "infovqa (its answers are not public)"]
+    again = {**summaries, "again": summaries["my_mmbench"]}
+    assert lacking(again)[0] == "mmbench (asked 2 times)"
+
+
 def test_the_table_has_a_line_per_benchmark_also_for_one_whose_answers_are_not_public():
-    rest = {"n": 3, "failed": [["1", "torn"]], "unjudged": [], "mean_visual_tokens": 4.5, "seconds": 2.0}
+    rest = {
+        "benchmark": "docvqa",
+        "n": 3,
+        "failed": [["1", "torn"]],
+        "unjudged": [],
+        "mean_visual_tokens": 4.5,
+        "seconds": 2.0,
+    }
     known = {"score": 50.0, "interval": {"low": 40.0, "high": 60.0}, "parts": ["DocVQA_VAL"], **rest}
     kept = {"score": None, "interval": None, "parts": ["DocVQA test"], **rest}
     table = score_table({"docvqa": known, "docvqa_test": kept}, 75.0).splitlines()
     assert [line.split()[:2] for line in table[1:]] == [["docvqa", "50.0"], ["docvqa_test", "-"], ["overall", "75.0"]]
     assert "40.0 to  60.0" in table[1] and table[1].endswith("DocVQA_VAL")
+    (line,) = score_table({"docvqa": known}, None).splitlines()[2:]
+    assert line == "overall        -  without mme, mmbench, ocrbench, chartqa, infovqa"
+    assert len(score_table({"ai2d": {**known, "benchmark": "ai2d"}}, None).splitlines()) == 2

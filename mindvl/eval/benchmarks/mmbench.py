@@ -7,7 +7,7 @@ V1.1, English, test, whose answers stay on a server; MMBench_DEV_EN_V11.tsv has 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -64,6 +64,10 @@ class MMBench(PlainBenchmark):
             group=str(int(index) % ROTATION_STEP),
             group_size=len(options),
         )
+
+    def check_groups(self, questions: Sequence[EvalQuestion]) -> None:
+        """Raises ValueError when a question lacks rotations."""
+        circular_hits(CircularRecord(int(one.key), one.group_size, True) for one in questions)
 
     def read(self, question: EvalQuestion, prediction: str) -> tuple[str, float] | None:
         letter = extract_choice(prediction.strip(), question.options, compat=self.compat)

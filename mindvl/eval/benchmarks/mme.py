@@ -6,7 +6,7 @@ Published as a sum of up to 2,800; MindVL's table divides it by 28. `details` ha
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -57,6 +57,10 @@ class MME(PlainBenchmark):
             group=f"{category}/{row.text('image_path', 'question_id')}",
             group_size=QUESTIONS_PER_IMAGE,
         )
+
+    def check_groups(self, questions: Sequence[EvalQuestion]) -> None:
+        """Raises ValueError when a picture lacks a question, and for a category that MME does not have."""
+        mme_score((MMERecord(one.category, one.group, True) for one in questions), compat=self.compat, partial=True)
 
     def read(self, question: EvalQuestion, prediction: str) -> tuple[str, float] | None:
         said = extract_yes_no(prediction, compat=self.compat)

@@ -5,9 +5,10 @@ A benchmark adds what is its own: how a row becomes a question, and how an answe
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise, zip_longest
 from pathlib import Path
 from typing import ClassVar
 
@@ -55,30 +56,48 @@ class PlainBenchmark:
         return None
 
     def questions(self, path: Path, limit: int | None = None) -> Iterator[EvalQuestion]:
-        """Questions in the order of the file; `limit` counts groups, each of which comes whole.
+        """Questions in the order of the file; `limit` counts groups, each whole, taken from the categories in turn.
+
+        The file is read to its end before the first question comes: nobody answers for hours before a bad row is met.
 
         Raises:
-            ValueError: for a row that is no question of this benchmark, a key that comes twice, or no questions.
+            ValueError: for a row that is no question of this benchmark, a key that comes twice, an incomplete group,
+                or no questions.
         """
+        chosen = spread(self._survey(path), limit)
+        left = sum(chosen.values())
+        for row in self._rows(path):
+            question = self.question(row)
+            if group_of(question) in chosen:
+                yield question
+                left -= 1
+            if not left:
+                return
+
+    def _survey(self, path: Path) -> list[EvalQuestion]:
+        """All questions, without their pictures, once they have been found to be in order."""
+        found: list[EvalQuestion] = []
         seen: dict[str, int] = {}
-        groups: set[str] = set()
-        rows = read_rows(path, split=self.wanted_split, subfolder=self.subfolder, image_columns=self.image_columns)
-        for row in rows:
-            if not self.wants(row):
-                continue
+        for row in self._rows(path):
             question = self.question(row)
             if question.key in seen:
                 raise row.error("key", f"{question.key!r} is also that of row {seen[question.key]}")
             seen[question.key] = row.number
-            group = question.group or question.key
-            if limit is not None and group not in groups and len(groups) >= limit:
-                if question.group:
-                    continue  # rows of a wanted group may stand far behind
-                return
-            groups.add(group)
-            yield question
-        if not seen:
+            found.append(replace(question, messages=[], images=()))
+        if not found:
             raise ValueError(f"{path} holds no question of {self.name}")
+        try:
+            self.check_groups(found)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        return found
+
+    def _rows(self, path: Path) -> Iterator[Row]:
+        rows = read_rows(path, split=self.wanted_split, subfolder=self.subfolder, image_columns=self.image_columns)
+        return (row for row in rows if self.wants(row))
+
+    def check_groups(self, questions: Sequence[EvalQuestion]) -> None:
+        """Raises ValueError where questions that belong together are not all there; here each stands alone."""
 
     def wants(self, row: Row) -> bool:
         """Whether a row belongs to the split, where a file mixes several."""
@@ -143,6 +162,25 @@ class PlainBenchmark:
             unjudged=tuple((one.key, one.reason) for one in ordered if one.score is None),
             interval=percent_interval(bootstrap_interval(scores)) if known else None,
         )
+
+
+def group_of(question: EvalQuestion) -> str:
+    """Name of the group, which a question that stands alone is by itself."""
+    return question.group or question.key
+
+
+def spread(questions: Sequence[EvalQuestion], limit: int | None) -> dict[str, int]:
+    """Groups to ask with their number of questions: all, or `limit` of them, of each category in turn the next.
+
+    A larger limit takes all that a smaller one does.
+    """
+    sizes = Counter(map(group_of, questions))
+    category_of = {group_of(question): question.category for question in questions}
+    by_category: dict[str, list[str]] = defaultdict(list)
+    for group, category in category_of.items():
+        by_category[category].append(group)
+    in_turn = (group for round in zip_longest(*by_category.values()) for group in round if group is not None)
+    return {group: sizes[group] for group in islice(in_turn, limit)}
 
 
 def in_order(judgements: Iterable[Judgement]) -> list[Judgement]:

@@ -102,7 +102,10 @@ class Benchmark(Protocol):
         """Whose prompts and rules: "lmms-eval" or "vlmevalkit"."""
 
     def questions(self, path: Path, limit: int | None = None) -> Iterator[EvalQuestion]:
-        """Questions of a file or folder; `limit` counts whole groups where questions belong together."""
+        """Questions of a file or folder, of which every row is checked before the first one comes.
+
+        `limit` counts groups where questions belong together, each of which comes whole.
+        """
 
     def judge(self, question: EvalQuestion, raw_prediction: str | None, failure: str = "") -> Judgement:
         """Reads and scores an answer; None for a question that failed, with `failure` saying why."""

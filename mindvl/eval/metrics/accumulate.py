@@ -22,7 +22,7 @@ from torchmetrics import Metric
 from mindvl.eval.metrics import mme
 from mindvl.eval.metrics.anls import anls
 from mindvl.eval.metrics.circular import CircularRecord, circular_accuracy, read_circular_record
-from mindvl.eval.metrics.compat import LMMS_EVAL, check_compat
+from mindvl.eval.metrics.compat import LMMS_EVAL, Text, check_compat
 from mindvl.eval.metrics.ocrbench import ocrbench_match
 from mindvl.eval.metrics.relaxed import relaxed_accuracy
 from mindvl.eval.metrics.vqa import vqa_accuracy
@@ -47,8 +47,8 @@ class _MeanScore(Metric):
 
     def update(
         self,
-        predictions: Sequence[str | None],
-        references: Sequence[str | Sequence[str]],
+        predictions: Sequence[Text | None],
+        references: Sequence[Text | Sequence[Text]],
         datasets: Sequence[str | None] | None = None,
     ) -> None:
         """Counts answers, each with its reference or references; `datasets` matter to OCRBench alone.
@@ -59,10 +59,7 @@ class _MeanScore(Metric):
         labels = [None] * len(predictions) if datasets is None else datasets
         if not len(predictions) == len(references) == len(labels):
             raise ValueError(f"{len(predictions)} predictions, {len(references)} references, {len(labels)} datasets")
-        scores = [
-            0.0 if prediction is None else self.score(prediction, true, label)
-            for prediction, true, label in zip(predictions, references, labels, strict=True)
-        ]
+        scores = [self.score(*answer) for answer in zip(predictions, references, labels, strict=True)]
         self.units += sum(round(score * UNITS) for score in scores)
         self.num_answers += len(scores)
 
@@ -72,7 +69,7 @@ class _MeanScore(Metric):
         mean = int(self.units) / UNITS / count if count else float("nan")
         return torch.tensor(mean, dtype=torch.float64, device=self.units.device)
 
-    def score(self, prediction: str, references: str | Sequence[str], dataset: str | None) -> float:
+    def score(self, prediction: Text | None, references: Text | Sequence[Text], dataset: str | None) -> float:
         """Score of one answer."""
         raise NotImplementedError
 
@@ -80,28 +77,28 @@ class _MeanScore(Metric):
 class ANLS(_MeanScore):
     """Mean of `anls`: DocVQA, InfoVQA."""
 
-    def score(self, prediction: str, references: str | Sequence[str], dataset: str | None) -> float:
+    def score(self, prediction: Text | None, references: Text | Sequence[Text], dataset: str | None) -> float:
         return anls(prediction, references, compat=self.compat)
 
 
 class RelaxedAccuracy(_MeanScore):
     """Mean of `relaxed_accuracy`: ChartQA."""
 
-    def score(self, prediction: str, references: str | Sequence[str], dataset: str | None) -> float:
+    def score(self, prediction: Text | None, references: Text | Sequence[Text], dataset: str | None) -> float:
         return relaxed_accuracy(prediction, references, compat=self.compat)
 
 
 class VQAAccuracy(_MeanScore):
     """Mean of `vqa_accuracy`: TextVQA."""
 
-    def score(self, prediction: str, references: str | Sequence[str], dataset: str | None) -> float:
+    def score(self, prediction: Text | None, references: Text | Sequence[Text], dataset: str | None) -> float:
         return vqa_accuracy(prediction, references, compat=self.compat)
 
 
 class OCRBenchAccuracy(_MeanScore):
     """Mean of `ocrbench_match`; `datasets` of `update` are the data sets' names, or the categories."""
 
-    def score(self, prediction: str, references: str | Sequence[str], dataset: str | None) -> float:
+    def score(self, prediction: Text | None, references: Text | Sequence[Text], dataset: str | None) -> float:
         return ocrbench_match(prediction, references, dataset=dataset, compat=self.compat)
 
 

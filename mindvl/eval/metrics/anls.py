@@ -12,18 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mindvl.eval.metrics.compat import LMMS_EVAL, as_references, check_compat
+from mindvl.eval.metrics.compat import LMMS_EVAL, Text, as_answer, as_references, check_compat
 
 THRESHOLD = 0.5
 
 
-def anls(prediction: str, references: str | Sequence[str], *, compat: str = LMMS_EVAL) -> float:
+def anls(prediction: Text | None, references: Text | Sequence[Text], *, compat: str = LMMS_EVAL) -> float:
     """Similarity, 0 or 0.5 to 1, to the nearest of the references; both harnesses agree.
 
     Raises ValueError without references.
     """
     check_compat(compat)
-    similarity = 1 - min(_distance_ratio(prediction, reference) for reference in as_references(references))
+    true, said = as_references(references), as_answer(prediction)
+    if said is None:
+        return 0.0
+    similarity = 1 - min(_distance_ratio(said, reference) for reference in true)
     return similarity if similarity >= THRESHOLD else 0.0
 
 

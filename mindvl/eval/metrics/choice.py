@@ -19,7 +19,7 @@ from collections.abc import Collection, Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from mindvl.eval.metrics.compat import LMMS_EVAL, check_compat
+from mindvl.eval.metrics.compat import LMMS_EVAL, Text, as_answer, check_compat
 
 REFUSED = "Z"
 
@@ -43,7 +43,7 @@ _LMMS_TEXT_LETTERS = "ABCD"
 
 
 def extract_choice(
-    prediction: str, options: Mapping[str, Any] | Sequence[Any], *, compat: str = LMMS_EVAL
+    prediction: Text | None, options: Mapping[str, Any] | Sequence[Any], *, compat: str = LMMS_EVAL
 ) -> str | None:
     """The letter of the option that an answer names, or None.
 
@@ -56,23 +56,28 @@ def extract_choice(
     """
     check_compat(compat)
     texts = {letter: str(text) for letter, text in lettered(options).items()}
-    by_letter = _lmms_letter(prediction) if compat == LMMS_EVAL else _vlmevalkit_letter(prediction, texts)
-    if by_letter is not None and _NO_ANSWER not in prediction:
+    said = as_answer(prediction)
+    if said is None:
+        return None
+    by_letter = _lmms_letter(said) if compat == LMMS_EVAL else _vlmevalkit_letter(said, texts)
+    if by_letter is not None and _NO_ANSWER not in said:
         return by_letter
     if compat == LMMS_EVAL:
         texts = {letter: text for letter, text in texts.items() if letter in _LMMS_TEXT_LETTERS}
-    if compat != LMMS_EVAL and len(prediction.lower()) > 2 * sum(map(len, texts.values())):
+    if compat != LMMS_EVAL and len(said.lower()) > 2 * sum(map(len, texts.values())):
         return None  # too long to be an option's text
-    named = [letter for letter, text in texts.items() if text.lower() in prediction.lower()]
+    named = [letter for letter, text in texts.items() if text.lower() in said.lower()]
     return named[0] if len(named) == 1 else None
 
 
-def lettered(options: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
-    """Options by letter. Raises ValueError for a letter that is none of A to Z, or more than 26 options."""
+def lettered(options: Any) -> dict[str, Any]:
+    """Options by letter. Raises ValueError for a letter that is none of A to Z, over 26 options, or other types."""
     if isinstance(options, Mapping):
         if wrong := [letter for letter in options if len(letter) != 1 or letter not in ascii_uppercase]:
             raise ValueError(f"{wrong[0]!r} is no option's letter; options are called A to Z")
         return dict(options)
+    if not isinstance(options, Collection):
+        raise ValueError(f"options are texts, by letter or in order, not {options!r}; their number is `num_options`")
     if len(options) > len(ascii_uppercase):
         raise ValueError(f"there are {len(options)} options and {len(ascii_uppercase)} letters")
     return dict(zip(ascii_uppercase, options, strict=False))

@@ -84,20 +84,21 @@ def read_circular_record(record: CircularRecord | Mapping[str, Any], compat: str
     """A record in any of the forms that `circular_hits` takes. Raises ValueError for what it cannot read."""
     if isinstance(record, CircularRecord):
         return record
+    if not isinstance(record, Mapping):
+        raise ValueError(f"a record is a mapping with an index; {record!r} is of type {type(record).__name__}")
     if "index" not in record:
         raise ValueError(f"a record needs an index; this one has: {', '.join(map(str, record))}")
-    index = int(record["index"])
-    options = record.get("options")
-    if options is None:
-        options = {letter: record[letter] for letter in ascii_uppercase if letter in record}
-    there = {letter: text for letter, text in lettered(options).items() if text is not None and text == text}
-    num_options = int(record.get("num_options", sum(not is_missing(text) for text in there.values())))
+    index = _whole("index", record["index"])
+    stored = _stored_options(record, index)
+    there = {letter: text for letter, text in stored.items() if not is_missing(text)}
+    num_options = _whole("num_options", record.get("num_options", len(there)))
     if num_options < 1:
         raise ValueError(f"row {index} has 0 options")
     if "prediction" in record and "answer" in record:
-        said = record["prediction"]
-        correct = said is not None and extract_choice(str(said), there, compat=compat) == record["answer"]
-        return CircularRecord(index, num_options, correct)
+        # Options that are missing but stored as the text "nan" are options to lmms-eval's matching.
+        shown = stored if compat == LMMS_EVAL else there
+        letter = extract_choice(record["prediction"], shown, compat=compat)
+        return CircularRecord(index, num_options, letter is not None and letter == record["answer"])
     verdict = next((record[name] for name in _VERDICT_NAMES if name in record), None)
     if verdict not in (0, 1):
         raise ValueError(
@@ -105,3 +106,25 @@ def read_circular_record(record: CircularRecord | Mapping[str, Any], compat: str
             f"this one has: {', '.join(map(str, record))}"
         )
     return CircularRecord(index, num_options, bool(verdict))
+
+
+def _stored_options(record: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """Options by letter as a table keeps them, a missing one perhaps as the text "nan"."""
+    options = record.get("options")
+    if options is None:
+        options = {letter: record[letter] for letter in ascii_uppercase if letter in record}
+    try:
+        stored = lettered(options)
+    except ValueError as error:
+        raise ValueError(f"row {index}: {error}") from error
+    return {letter: text for letter, text in stored.items() if text is not None and text == text and text != ""}
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        number = int(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is {value!r}, which is no whole number") from error
+    if isinstance(value, float) and number != value:
+        raise ValueError(f"{name} is {value!r}, which is no whole number")
+    return number

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 
 from mindvl.eval.metrics.choice import extract_choice
-from mindvl.eval.metrics.compat import LMMS_EVAL, check_compat
+from mindvl.eval.metrics.compat import LMMS_EVAL, Text, as_answer, check_compat
 
 ANSWER_TYPES = ("text", "integer", "float", "list")
 
@@ -46,13 +46,18 @@ class MathVistaTask:
             raise ValueError(f"the answer {self.answer!r} is none of the choices: {', '.join(self.choices)}")
 
 
-def judge_mathvista(prediction: str, task: MathVistaTask, *, compat: str = LMMS_EVAL) -> tuple[str, float] | None:
-    """(what was read, 1 or 0), or None where only a judge could say what the answer means."""
+def judge_mathvista(
+    prediction: Text | None, task: MathVistaTask, *, compat: str = LMMS_EVAL
+) -> tuple[str, float] | None:
+    """(what was read, 1 or 0), or None where only a judge could say what the answer means, and without an answer."""
     check_compat(compat)
+    said = as_answer(prediction)
+    if said is None:
+        return None
     if task.choices:
-        read = _choice(prediction, task.choices, compat)
+        read = _choice(said, task.choices, compat)
         return None if read is None else (read, float(read == task.answer))
-    said = prediction.strip()
+    said = said.strip()
     try:
         if task.answer_type == "integer":
             return said, float(int(said) == int(task.answer))

@@ -120,6 +120,8 @@ def read_mme_record(given: MMERecord | Mapping[str, Any], compat: str) -> MMERec
 
 
 def _read(record: Mapping[str, Any], compat: str) -> MMERecord:
+    if not isinstance(record, Mapping):
+        raise ValueError(f"an MME record is a mapping; {record!r} is of type {type(record).__name__}")
     image = next((record[name] for name in _IMAGE_NAMES if name in record), None)
     if "category" not in record or image is None:
         raise ValueError(f"an MME record needs category and image; this one has: {', '.join(map(str, record))}")
@@ -128,8 +130,7 @@ def _read(record: Mapping[str, Any], compat: str) -> MMERecord:
         true = str(record["answer"]).strip().lower().replace(".", "")
         if true not in ("yes", "no"):
             raise ValueError(f"category {category}, picture {image}: the answer {record['answer']!r} is not yes or no")
-        said = record["prediction"]
-        return MMERecord(category, image, said is not None and extract_yes_no(str(said), compat=compat) == true)
+        return MMERecord(category, image, extract_yes_no(record["prediction"], compat=compat) == true)
     verdict = next((record[name] for name in _VERDICT_NAMES if name in record), None)
     if verdict not in (0, 1):  # true for False and True as well
         raise ValueError(

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mindvl.eval.metrics.choice import lettered
-from mindvl.eval.metrics.compat import as_references
+from mindvl.eval.metrics.compat import Text, as_answer, as_references
 
 _STRIPPED = (",", ".", "!", "?", ";", ":", "'")
 _SHAPES = (("({})", "({})"), ("{} ", " {} "), ("{}.", " {} "))
@@ -36,12 +36,15 @@ _NUMBERS = (
 _DECIMALS = 2
 
 
-def extract_mmmu_choice(prediction: str, options: Mapping[str, Any] | Sequence[Any]) -> str | None:
+def extract_mmmu_choice(prediction: Text | None, options: Mapping[str, Any] | Sequence[Any]) -> str | None:
     """The letter of the option that an answer names, or None. Raises ValueError for a letter that is none of A to Z."""
     texts = {letter: str(text) for letter, text in lettered(options).items()}
+    answer = as_answer(prediction)
+    if answer is None:
+        return None
     for mark in _STRIPPED:
-        prediction = prediction.strip(mark)
-    said = f" {prediction} "
+        answer = answer.strip(mark)
+    said = f" {answer} "
     for shape, place in _SHAPES:
         if found := [letter for letter in texts if shape.format(letter) in said]:
             return max(found, key=lambda letter: said.rfind(place.format(letter)))
@@ -52,10 +55,13 @@ def extract_mmmu_choice(prediction: str, options: Mapping[str, Any] | Sequence[A
     return max(found, key=lambda letter: lower.rfind(texts[letter].lower())) if found else None
 
 
-def match_mmmu_open(prediction: str, references: str | Sequence[str]) -> float:
+def match_mmmu_open(prediction: Text | None, references: Text | Sequence[Text]) -> float:
     """1 when a number of the answer equals a reference or one of its phrases contains it. Raises without references."""
     wanted = [value for reference in as_references(references) for value in _normalise(reference)]
-    phrases = _key_phrases(prediction)
+    answer = as_answer(prediction)
+    if answer is None:
+        return 0.0
+    phrases = _key_phrases(answer)
     texts = [*phrases, *(number for phrase in phrases for shape in _NUMBERS for number in shape.findall(phrase))]
     for value in (value for text in texts for value in _normalise(text)):
         if value in wanted if isinstance(value, float) else any(isinstance(w, str) and w in value for w in wanted):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mindvl.eval.metrics.compat import LMMS_EVAL, VLMEVALKIT, as_references, check_compat
+from mindvl.eval.metrics.compat import LMMS_EVAL, VLMEVALKIT, Text, as_answer, as_references, check_compat
 
 FORMULA_DATASET = "HME100k"
 FORMULA_CATEGORY = "Handwritten Mathematical Expression Recognition"
@@ -20,8 +20,8 @@ _TO_HALF_WIDTH = {0x3000: " ", **{code: chr(code - 0xFEE0) for code in range(0xF
 
 
 def ocrbench_match(
-    prediction: str,
-    references: str | Sequence[str],
+    prediction: Text | None,
+    references: Text | Sequence[Text],
     *,
     dataset: str | None = None,
     category: str | None = None,
@@ -42,8 +42,11 @@ def ocrbench_match(
         read = _formula
     else:
         read = _text if compat == VLMEVALKIT else _half_width_text
-    said = read(prediction.strip())
-    return float(any(read(reference) in said for reference in as_references(references)))
+    true, answer = as_references(references), as_answer(prediction)
+    if answer is None:
+        return 0.0
+    said = read(answer.strip())
+    return float(any(read(reference) in said for reference in true))
 
 
 def _formula(text: str) -> str:

@@ -14,21 +14,24 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
-from mindvl.eval.metrics.compat import LMMS_EVAL, VLMEVALKIT, as_references, check_compat
+from mindvl.eval.metrics.compat import LMMS_EVAL, VLMEVALKIT, Text, as_answer, as_references, check_compat
 
 TOLERANCE_RATIO = 0.05
 
 
-def relaxed_accuracy(prediction: str, reference: str | Sequence[str], *, compat: str = LMMS_EVAL) -> float:
+def relaxed_accuracy(prediction: Text | None, reference: Text | Sequence[Text], *, compat: str = LMMS_EVAL) -> float:
     """1 when the answer is near enough to the reference, or to one of several, else 0.
 
     Raises ValueError for a list without references.
     """
     check_compat(compat)
-    if compat == VLMEVALKIT:
-        prediction = prediction.strip()
-        reference = written_list(reference) if isinstance(reference, str) else reference
-    return float(any(_near(prediction, true) for true in as_references(reference)))
+    if compat == VLMEVALKIT and isinstance(reference, str):
+        reference = written_list(reference)
+    references, said = as_references(reference), as_answer(prediction)
+    if said is None:
+        return 0.0
+    said = said.strip() if compat == VLMEVALKIT else said
+    return float(any(_near(said, true) for true in references))
 
 
 def written_list(text: str) -> str | list[str]:

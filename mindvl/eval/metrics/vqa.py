@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from mindvl.eval.metrics.compat import LMMS_EVAL, as_references, check_compat
+from mindvl.eval.metrics.compat import LMMS_EVAL, Text, as_answer, as_references, check_compat
 from mindvl.eval.metrics.contractions import RESTORED
 
 _PUNCTUATION = tuple(';/[]"{}()=+\\_-><@`,?!')
@@ -34,10 +34,13 @@ MOST_PERIODS = 32
 ENOUGH_MATCHES = 3
 
 
-def vqa_accuracy(prediction: str, references: str | Sequence[str], *, compat: str = LMMS_EVAL) -> float:
+def vqa_accuracy(prediction: Text | None, references: Text | Sequence[Text], *, compat: str = LMMS_EVAL) -> float:
     """Agreement with several people's answers, 0 to 1. Raises ValueError without references."""
     true = [normalise_vqa(reference, compat=compat) for reference in as_references(references)]
-    predicted = normalise_vqa(prediction, compat=compat)
+    said = as_answer(prediction)
+    if said is None:
+        return 0.0
+    predicted = normalise_vqa(said, compat=compat)
     matches = true.count(predicted)
     thirds = sum(min(ENOUGH_MATCHES, matches - (one == predicted)) for one in true)
     return thirds / (ENOUGH_MATCHES * len(true))

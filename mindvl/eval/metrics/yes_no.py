@@ -13,16 +13,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mindvl.eval.metrics.compat import LMMS_EVAL, check_compat
+from mindvl.eval.metrics.compat import LMMS_EVAL, Text, as_answer, check_compat
 from mindvl.eval.metrics.vqa import strip_punctuation
 
 PREFIX_CHARS = 4
 
 
-def extract_yes_no(prediction: str, *, compat: str = LMMS_EVAL) -> Literal["yes", "no"] | None:
+def extract_yes_no(prediction: Text | None, *, compat: str = LMMS_EVAL) -> Literal["yes", "no"] | None:
     """What the answer says; None where the rule finds neither (the harnesses' "other" and "Unknown")."""
-    said = prediction.lower()
-    if check_compat(compat) != LMMS_EVAL:
+    check_compat(compat)
+    answer = as_answer(prediction)
+    if answer is None:
+        return None
+    said = answer.lower()
+    if compat != LMMS_EVAL:
         words = strip_punctuation(said, compat=compat).split()
         yes, no = "yes" in words, "no" in words
         return None if yes == no else "yes" if yes else "no"

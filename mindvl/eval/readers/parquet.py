@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mindvl.eval.readers.rows import Row, read_picture, row_error
+from mindvl.eval.readers.rows import Row, check_picture_columns, read_picture, row_error
 
 _BATCH_ROWS = 16
 _BUFFER_BYTES = 1 << 20
@@ -29,7 +29,7 @@ def read_parquet(
     Args:
         split: must be given when there are several.
         subfolder: of the data set within a repository of several; used if it is there.
-        image_columns: pictures, one or a list in each; those that are null are left out.
+        image_columns: pictures, one or a list in each; a file has one of the columns, and nulls are left out.
 
     Raises:
         ValueError: for files, splits or columns that are not there or not readable.
@@ -73,6 +73,7 @@ def _rows(file: Path, part: str, image_columns: Sequence[str]) -> Iterator[Row]:
     number = 0
     try:
         with ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False) as table:
+            check_picture_columns(file, table.schema_arrow.names, image_columns)
             for batch in table.iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
                 for values in batch.to_pylist():
                     number += 1

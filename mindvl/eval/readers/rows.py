@@ -6,7 +6,7 @@ field is missing when it is not there, null, NaN or empty; the text "None" is a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
@@ -65,6 +65,13 @@ class Row:
 def row_error(file: Path, number: int, key: str, what: str) -> ValueError:
     """An error that says where it is: file, row and key."""
     return ValueError(f"{file}, row {number}, {key}: {what}")
+
+
+def check_picture_columns(file: Path, columns: Iterable[str], wanted: Sequence[str]) -> None:
+    """Raises ValueError for a table without a column of pictures, whose questions would all be asked blind."""
+    there = list(columns)
+    if not set(wanted) & set(there):
+        raise ValueError(f"{file} has no column of pictures ({' or '.join(wanted)}); there are: {', '.join(there)}")
 
 
 def read_picture(name: str, folders: list[Path], file: Path, number: int, key: str) -> bytes:

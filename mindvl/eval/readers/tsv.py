@@ -18,10 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mindvl.eval.metrics.relaxed import written_list
-from mindvl.eval.readers.rows import Row, read_picture, row_error
+from mindvl.eval.readers.rows import Row, check_picture_columns, read_picture, row_error
 
 MAX_FIELD_CHARS = 2**31 - 1
 """The standard library's limit of 131,072 characters is less than a page of a document; this is all a C long holds."""
+
+IMAGE_COLUMNS = ("image", "image_path")
 
 MAX_POINTER_CHARS = 64
 """A shorter image field may be the index of another row."""
@@ -43,6 +45,7 @@ def _table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             header = next(lines, [])
             if "index" not in header:
                 raise ValueError(f"{path} has no column 'index'; there are: {', '.join(header)}")
+            check_picture_columns(path, header, IMAGE_COLUMNS)
             for number, fields in enumerate(lines, 1):
                 if len(fields) != len(header):
                     raise row_error(

@@ -77,6 +77,21 @@ def test_a_limit_takes_the_first_questions(documents):
     assert len(list(benchmark.questions(documents, limit=9))) == 4
 
 
+def test_a_limit_takes_of_each_category_in_turn_the_next(write_tsv, picture):
+    halves = ["test_human"] * 5 + ["test_augmented"] * 2
+    rows = [{"index": n, "image": picture(28, 28), "question": "q", "answer": "1"} for n in range(7)]
+    path = write_tsv("ChartQA_TEST", [{**row, "split": half} for row, half in zip(rows, halves, strict=True)])
+    asked = {limit: [question.key for question in load("chartqa").questions(path, limit)] for limit in range(1, 9)}
+    assert (asked[1], asked[2], asked[3]) == (["0"], ["0", "5"], ["0", "1", "5"])
+    assert asked[6] == ["0", "1", "2", "3", "5", "6"] and asked[7] == asked[8] == list("0123456")
+
+
+def test_a_bad_row_is_met_before_the_first_question_comes(write_tsv, picture):
+    rows = [{"index": n, "image": picture(28, 28), "question": "q" * (2 - n), "answer": "1"} for n in range(3)]
+    with pytest.raises(ValueError, match=r"DocVQA_VAL\.tsv, row 3, question: is missing"):
+        next(load("docvqa").questions(write_tsv("DocVQA_VAL", rows), limit=1))
+
+
 def test_a_score_of_nothing_and_one_with_padding_are_errors(documents):
     benchmark = load("docvqa")
     judged = [benchmark.judge(question, "x") for question in benchmark.questions(documents)]
@@ -97,7 +112,7 @@ def test_a_split_whose_answers_are_not_public_has_no_score(write_tsv, picture):
 
 def test_keys_that_come_twice_and_files_without_questions_are_errors(write_tsv, picture, tmp_path):
     empty = tmp_path / "X.tsv"
-    empty.write_text("index\tquestion\n")
+    empty.write_text("index\timage\tquestion\n")
     with pytest.raises(ValueError, match=r"X\.tsv holds no question of docvqa"):
         list(load("docvqa").questions(empty))
     row = {"index": 5, "image": picture(28, 28), "question": "who", "answer": "x"}

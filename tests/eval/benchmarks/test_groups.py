@@ -70,7 +70,8 @@ def test_an_unreadable_answer_of_mme_is_wrong_and_listed(mme_file):
 def test_a_limit_of_mme_takes_pictures_with_both_questions(mme_file):
     benchmark = load("mme", compat="vlmevalkit")
     judged = judge_all(benchmark, mme_file, lambda question: question.references[0], limit=3)
-    assert [one.key for one in judged][:2] == ["existence/existence/0.png 1", "existence/existence/0.png 2"]
+    assert [one.key for one in judged[:2]] == ["existence/existence/0.png 1", "existence/existence/0.png 2"]
+    assert [one.group for one in judged[2::2]] == ["count/count/0.png", "position/position/0.png"]
     assert (len(judged), benchmark.summarise(judged).score) == (6, 100)
 
 
@@ -95,6 +96,20 @@ def test_half_a_pair_is_an_error(mme_file):
     judged = judge_all(benchmark, mme_file, lambda question: "Yes")
     with pytest.raises(ValueError, match=r"category code_reasoning, picture .*1\.png has 1"):
         benchmark.summarise(judged[:-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "complaint"),
+    [
+        ("mme", {"category": "count", "image_path": "1.png", "answer": "Yes"}, "category count, picture .*1.png has 1"),
+        ("mme", {"category": "Count", "image_path": "1.png", "answer": "Yes"}, "MME has no category 'Count'"),
+        ("mmbench", {"A": "x", "B": "y", "answer": "A"}, "question 7 has 2 options .* 1 are there: 0"),
+    ],
+)
+def test_what_is_missing_in_a_file_is_named_before_the_first_question_comes(write_tsv, picture, name, row, complaint):
+    path = write_tsv("X", [{"index": 7, "image": picture(28, 28), "question": "q", **row}])
+    with pytest.raises(ValueError, match=rf"X\.tsv: .*{complaint}"):
+        next(load(name).questions(path))
 
 
 def test_a_question_of_mmbench_counts_when_all_rotations_are_right(mmbench_file):

@@ -18,16 +18,18 @@ def text_of(question) -> str:
 
 @pytest.fixture
 def one(write_tsv, write_parquet, picture):
-    """The only question of a file with one row, and its benchmark."""
+    """The first question of a file with one row, and what belongs to it, and its benchmark."""
 
     def make(name: str, layout: str, row: dict, **settings):
         benchmark = load(name, **settings)
         image = picture(28, 56)
-        if layout == "tsv":
-            path = write_tsv(name, [{"index": 1, "image": image, **row}])
-        else:
-            path = write_parquet(f"{name}.parquet", [{"image": image, **row}])
-        (question,) = benchmark.questions(path)
+        row = {"image": image, **({"index": 1} if layout == "tsv" else {}), **row}
+        rows = [row] * 2 if name == "mme" else [row]
+        if name == "mmbench" and str(row["index"]).isdigit():
+            num_options = sum(row.get(letter, "nan") != "nan" for letter in "ABC")
+            rows = [{**row, "index": row["index"] + k * 1_000_000} for k in range(num_options)] or rows
+        path = write_tsv(name, rows) if layout == "tsv" else write_parquet(f"{name}.parquet", rows)
+        question = next(benchmark.questions(path))
         assert question.images == (image,)
         return benchmark, question
 

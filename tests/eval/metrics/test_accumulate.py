@@ -55,6 +55,12 @@ def test_a_mean_is_that_of_the_plain_function_and_a_failed_answer_is_wrong(metri
     assert mean.compute().item() == pytest.approx(sum(scores) / len(scores), abs=1e-12)
 
 
+@pytest.mark.parametrize("metric", [ANLS, VQAAccuracy, RelaxedAccuracy, OCRBenchAccuracy])
+def test_an_answer_without_a_reference_is_an_error_also_when_it_failed(metric):
+    with pytest.raises(ValueError, match="there are 0 references"):
+        metric().update([None], [[]])
+
+
 @given(st.permutations(ANSWERS * 3), st.lists(st.integers(0, 15), max_size=3))
 def test_any_order_and_any_batches_give_the_same_bits(answers, cuts):
     whole, parts = ANLS(), ANLS()

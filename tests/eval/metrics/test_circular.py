@@ -46,6 +46,7 @@ def test_an_option_stored_as_nan_needs_no_rotation_but_spoils_lmms_evals_matchin
         for k, (a, b, answer) in enumerate([("banana", "apple", "A"), ("apple", "banana", "B")])
     ]
     assert circular_accuracy(rows) == 0
+    assert circular_accuracy(rows, compat="vlmevalkit") == 1
     assert circular_accuracy([{**row, "prediction": row["answer"]} for row in rows]) == 1
 
 
@@ -72,8 +73,14 @@ def test_the_order_of_records_does_not_matter(questions, order: random.Random):
         ([{"answer": "A"}], "needs an index; this one has: answer"),
         ([{"index": 1, "answer": "A", "prediction": "A"}], "row 1 has 0 options"),
         ([{"index": 1, "options": ["x", "y"]}], "row 1: a record needs prediction and answer, or correct"),
+        (
+            [{"index": 1, "options": 2, "hit": 1}],
+            "row 1: options are texts, by letter or in order, not 2; their number",
+        ),
+        ([{"index": 1.5, "num_options": 1, "hit": 1}], "index is 1.5, which is no whole number"),
+        ([{"index": 1, "num_options": None, "hit": 1}], "num_options is None, which is no whole number"),
     ],
 )
-def test_missing_rotations_are_errors(records, complaint):
+def test_missing_rotations_and_rows_that_are_no_record_are_errors(records, complaint):
     with pytest.raises(ValueError, match=complaint):
         circular_accuracy(records)

@@ -56,6 +56,7 @@ def test_reading_is_lazy(write_tsv, pictures):
     [
         (b"", "has no column 'index'; there are: $"),
         (b"id\tquestion\n1\twhat\n", "has no column 'index'; there are: id, question"),
+        (b"index\timg\n1\tAAAA\n", r"has no column of pictures \(image or image_path\); there are: index, img"),
         (b"index\timage\n1\n", "row 1, index: the row has 1 fields, the table 2 columns"),
         (b"index\timage_path\n1\tno.png\n", "row 1, image_path: no picture no.png in "),
         (b"index\timage\n1\tseven!\n", "row 1, image: 'seven!' is neither base64 nor a row's index"),
@@ -120,6 +121,9 @@ def test_damaged_parquet_files_are_named(write_parquet, tmp_path):
     path = write_parquet("test.parquet", [{"image": "not a picture"}])
     with pytest.raises(ValueError, match=r"test\.parquet, row 1, image: holds str, not a picture's bytes or path"):
         list(read_rows(path))
+    complaint = r"test\.parquet has no column of pictures \(image_1 or image_2\); there are: image"
+    with pytest.raises(ValueError, match=complaint):
+        list(read_rows(path, image_columns=("image_1", "image_2")))
     path.write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match=r"test\.parquet, after row 0: "):
         list(read_rows(path))
@@ -180,7 +184,8 @@ def test_the_layout_is_told_by_the_name(tmp_path, write_tsv, pictures):
 
 
 def test_fields_are_missing_when_null_empty_or_nan_and_not_when_they_say_none(write_tsv):
-    (row,) = read_tsv(write_tsv("X", [{"index": 1, "A": "None", "B": "", "C": "NA", "answer": "['a', 2]", "b": "[x"}]))
+    values = {"index": 1, "A": "None", "B": "", "C": "NA", "answer": "['a', 2]", "b": "[x", "image": ""}
+    (row,) = read_tsv(write_tsv("X", [values]))
     assert row.options() == {"A": "None", "C": "NA"}
     assert row.texts("answers", "answer") == ("a", "2")
     assert (row.texts("b"), row.texts("zz")) == (("[x",), ())
