@@ -128,9 +128,7 @@ def mean_of_tensor(
     out: Block | None = None
     for start in range(0, num_elements, block):
         stop = min(start + block, num_elements)
-        if (
-            out is None or stop - start < block
-        ):  # made once: each call waits for the other threads
+        if out is None or stop - start < block:  # made once: each call waits for the other threads
             out = Block(memoryview(held)[: (stop - start) * dtype.itemsize], dtype)
             total = total[: stop - start] if total is not None else None
         for number, reader in enumerate(readers):

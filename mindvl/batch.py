@@ -89,6 +89,8 @@ class SkippedSample:
     shard: str
     key: str
     reason: str
+    row: int | None = None
+    """Its row in the data module's table of samples."""
 
 
 @dataclass

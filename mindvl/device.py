@@ -17,6 +17,8 @@ import torch
 
 Precision = str
 """One of Lightning's precision names."""
+KINDS = ("cpu", "cuda", "npu")
+"""Device types that operators have entries for."""
 
 
 def device_of(accelerator: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,5 +35,11 @@ def run_to_end(main: Callable[[], int]) -> int:
         status = main()
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if (
+            type(error).__name__ == "SIGTERMException"
+        ):  # Lightning's, which says 0: the shell would go on as after a run
+            status = 128 + signal.SIGTERM
+            print("ended by SIGTERM; the same command goes on from the last checkpoint", file=sys.stderr)
+            return status
         raise
     return status

@@ -102,6 +102,8 @@ def _report(exported: Exported, out: Path) -> None:
     else:
         print(f"{found.num_tensors} tensors are those of the checkpoint, bit for bit")
         print(f"largest difference of a logit: {found.difference:.3g} (the largest logit is {found.largest_logit:.3g})")
+        if found.as_trained is not None:
+            print(f"from the picture's bytes, as MindVL is trained: {found.as_trained:.3g}")
         for remark in found.remarks:
             print(remark)
     print(f"{exported.size_bytes / 1e9:.3f} GB in {exported.num_files} files of weights are in {out}")

@@ -28,6 +28,7 @@ from mindvl.model.export.classes import (
 from mindvl.model.export.processor import (
     processor_class,
     write_generation_config,
+    write_image_processor,
     write_processor,
     write_tokenizer,
 )
@@ -37,6 +38,8 @@ from mindvl.model.export.verifying import (
     Verified,
     filled_model,
     mindvl_logits,
+    pixel_values,
+    processed,
     verify_split,
     verify_whole,
 )
@@ -156,6 +159,7 @@ def _write_split(
         sizes_bytes |= {f"{part}/{file}": size for file, size in shards.sizes_bytes.items()}
         not_finite += tuple(f"{part}: {name}" for name in shards.not_finite)
     _save_config(folder / "vision", config.vision_config, _main_dtype(written[0]))
+    write_image_processor(folder / "vision", config)
     _save_config(folder / "language", config.text_config, _main_dtype(written[1]))
     write_generation_config(folder / "language", config, tokenizer)
     write_tokenizer(folder / "language", tokenizer)
@@ -176,8 +180,13 @@ def _save_config(folder: Path, config: PreTrainedConfig, dtype: torch.dtype) -> 
 
 def _verify(folder: Path, to: str, source: Source, runs: Mapping[str, Run], written: Tables) -> Verified:
     asked = probe(source.config, source.tokenizer)
+    pixels = None
+    if to != "split":
+        pixels = processed(folder, asked)[0]["pixel_values"]
+    elif has_stock_tower(source.config):
+        pixels = pixel_values(asked.patches, source.config)
     model = filled_model(source.weights, runs, source.config)
-    ours = mindvl_logits(model, asked, picture=to != "split" or has_stock_tower(source.config))
+    ours = mindvl_logits(model, asked, pixels)
     del model  # before its twin is opened
     if to == "split":
         folders = (folder / "vision", folder / "language")

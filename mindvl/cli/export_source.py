@@ -23,6 +23,8 @@ from transformers import PreTrainedTokenizerBase
 from mindvl.model.config import MindVLConfig
 from mindvl.model.export.adapters import MergedWeights, has_adapters
 from mindvl.model.export.tensors import Weights
+from mindvl.model.weights.assembly import check_token_ids, require_saved
+from mindvl.model.weights.safetensors_file import read_header
 
 MODULE_PREFIX = "model."
 """A phase's state dict holds the model under this name."""
@@ -76,13 +78,18 @@ def open_source(path: Path, *, config: Path | None = None) -> Source:
     """Open a checkpoint without reading its values.
 
     `config` is a run's YAML file or a saved model's folder; without it, the checkpoint's own folder or its run's is
-    searched. ValueError when there is none, or when the checkpoint is damaged or could run code on opening.
+    searched. ValueError when there is none, when its placeholders are not the tokenizer's, or when the checkpoint is
+    damaged or could run code on opening.
     """
     if not path.exists():
         raise ValueError(f"{path} is no checkpoint: there is no such file or folder")
     place = config or config_of_checkpoint(path)
     meaning = _read_saved(place) if _is_saved(place) else _read_run(place)
+    check_token_ids(meaning.config, meaning.tokenizer)
     checkpoint = _open(path)
+    for file in checkpoint.files:
+        if file.suffix == ".safetensors":
+            read_header(file)  # refuses a file that was cut short, which its length does not tell
     weights: Weights = CheckpointWeights(checkpoint)
     if has_adapters(weights):
         if meaning.adapter_scale is None:
@@ -122,14 +129,9 @@ def _open(path: Path) -> Checkpoint:
 
 
 def _read_saved(folder: Path) -> _Meaning:
-    from transformers import PreTrainedConfig
-
     from mindvl.data.tokenizer import load_tokenizer
 
-    values, _ = PreTrainedConfig.get_config_dict(folder)
-    if values.get("model_type") != MindVLConfig.model_type:
-        raise ValueError(f"{folder} holds a model of type {values.get('model_type')}, no MindVL")
-    return _Meaning(MindVLConfig.from_pretrained(folder), load_tokenizer(folder))
+    return _Meaning(require_saved(folder), load_tokenizer(folder))
 
 
 def _read_run(file: Path) -> _Meaning:

@@ -23,10 +23,14 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from mindvl_callbacks.packing_statistics import PackFacts, PackingStatistics
 from mindvl_callbacks.token_throughput import TokenThroughput
 
-from mindvl.cli.config_changes import config_changes
-from mindvl.cli.loggers import default_loggers
-from mindvl.cli.progress import StepProgressBar
+from mindvl.cli.config_changes import SaveConfigOnceBegun, config_changes
+from mindvl.cli.config_files import read_configs
+from mindvl.cli.loggers import WandbRun, csv_logger, default_loggers
+from mindvl.cli.main import LIGHTNING_VERBS
+from mindvl.cli.parser import OneLineParser, spelled_out
+from mindvl.cli.progress import progress_of_steps
 from mindvl.cli.quiet import quiet_lightning, quiet_transformers
+from mindvl.cli.weights import CHOICE, choose_weights
 from mindvl.data.consumed import format_record, shares
 from mindvl.data.module import PackedShards
 from mindvl.data.run_record import write_record
@@ -58,6 +62,10 @@ class MindVLCLI(LightningCLI):
             }
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        read_configs(args or ())  # what is wrong with a whole file is said before a key of it is looked at
+        super().parse_arguments(parser, args)
+
     def instantiate_trainer(self, **kwargs) -> L.Trainer:
         config = self.config_init[self.subcommand]["trainer"]
         import mindvl.parallel.strategy  # noqa: F401  # makes its name known to the trainer
@@ -66,18 +74,28 @@ class MindVLCLI(LightningCLI):
         filled = device_arguments(config)
         given = list(config["callbacks"] or [])
         if config["logger"] in (None, True):
-            filled["logger"] = self._fit_loggers(root) if self.subcommand == "fit" else self._other_loggers(root, given)
+            if self.subcommand == "fit":
+                first_step = self._first_step(root)
+                filled["logger"] = csv_logger(root, first_step=first_step)
+                given.append(WandbRun(root, name=root.name, goes_on=first_step > 0))
+            else:
+                filled["logger"] = self._other_loggers(root, given)
         filled["callbacks"] = [
             *given,
-            *_missing_callbacks(given, root, self.model if self.subcommand == "fit" else None),
+            *_missing_callbacks(
+                given,
+                root,
+                fitted=self.model if self.subcommand == "fit" else None,
+                bar=config["enable_progress_bar"] is not False,
+            ),
         ]
         return super().instantiate_trainer(**{**kwargs, **filled})
 
-    def _fit_loggers(self, root: Path) -> list[Logger]:
+    def _first_step(self, root: Path) -> int:
+        """Optimizer steps of the checkpoint that the fit goes on from."""
         given = self.config_init["fit"]["ckpt_path"]
         checkpoint = Path(given) if given else newest(root / "checkpoints")
-        first_step = step_of(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
-        return default_loggers(root, name=root.name, first_step=first_step)
+        return step_of(checkpoint) if checkpoint is not None and checkpoint.exists() else 0
 
     def _other_loggers(self, root: Path, callbacks: Sequence[L.Callback]) -> list[Logger] | bool:
         """Scores of benchmarks are logged beside their results; other numbers are printed alone."""
@@ -88,16 +106,14 @@ class MindVLCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
-        if self.subcommand != "fit":
-            return
-        config = self.config_init["fit"]
-        last = newest(Path(config["trainer"]["default_root_dir"]) / "checkpoints")
-        if config["ckpt_path"] is None and last is not None:
-            print(f"continuing from {last}", flush=True)
-            config["ckpt_path"] = str(last)
-            saved = last.parents[1] / "csv" / "config.yaml"
-            for change in config_changes(saved, self._parser("fit").dump(self.config["fit"], skip_none=False)):
-                print(f"the config has changed since: {change}", file=sys.stderr, flush=True)
+        config = self.config_init[self.subcommand]
+        root = Path(config["trainer"]["default_root_dir"])
+        if self.subcommand == "fit":
+            self._go_on(config, root)
+        else:
+            config["ckpt_path"], whose = choose_weights(config["ckpt_path"], root, self.model.spec)
+            if self.trainer.is_global_zero:
+                print(whose, file=sys.stderr, flush=True)
         from mindvl.parallel import MindVLStrategy
 
         given = config["ckpt_path"]
@@ -106,6 +122,21 @@ class MindVLCLI(LightningCLI):
                 f"{given} is a directory that strategy mindvl has written: go on from it with "
                 "--trainer.strategy=mindvl, on any number of devices"
             )
+
+    def _go_on(self, config: Namespace, root: Path) -> None:
+        """From the run's newest checkpoint, unless the config names another."""
+        last = newest(root / "checkpoints")
+        if config["ckpt_path"] is not None or last is None:
+            return
+        config["ckpt_path"] = str(last)
+        done, steps = step_of(last), self.trainer.max_steps
+        if done >= steps > 0:
+            print(f"nothing left to train: max_steps={steps} reached by {last}", flush=True)
+        else:
+            print(f"continuing from {last}", flush=True)
+        saved = last.parents[1] / "csv" / "config.yaml"
+        for change in config_changes(saved, self._parser("fit").dump(self.config["fit"], skip_none=False)):
+            print(f"the config has changed since: {change}", file=sys.stderr, flush=True)
 
     def before_fit(self) -> None:
         quiet_transformers()
@@ -119,6 +150,29 @@ class MindVLCLI(LightningCLI):
                 callback.on_train_end(self.trainer, self.model)
         self._record_data()
         self._finish_wandb()
+        self._say_where()
+
+    def _say_where(self) -> None:
+        """Where the run has left its model and the checkpoint that it can go on from."""
+        trainer = self.trainer
+        last = newest(Path(trainer.default_root_dir) / "checkpoints")
+        kept = [last, *(callback.last_model_path or None for callback in trainer.checkpoint_callbacks)]
+        checkpoint = next((f"checkpoint {path}" for path in kept if path), "no checkpoint")
+        folders = [callback.folder for callback in trainer.callbacks if isinstance(callback, SaveModel)]
+        if not trainer.is_global_zero or trainer.fast_dev_run:
+            return
+        if trainer.global_step < trainer.max_steps:
+            print(f"stopped at step {trainer.global_step} of {trainer.max_steps}, {checkpoint}", flush=True)
+        else:
+            print(", ".join([*(f"model in {folder}" for folder in folders), checkpoint]), flush=True)
+
+    def before_validate(self) -> None:
+        benchmarks = any(isinstance(callback, Benchmarks) for callback in self.trainer.callbacks)
+        if isinstance(self.datamodule, PackedShards) and not self.datamodule.validation and not benchmarks:
+            raise ValueError(
+                "there is nothing to validate: data.validation names no source, and trainer.callbacks holds no "
+                "mindvl.phases.Benchmarks"
+            )
 
     def after_validate(self) -> None:
         self._finish_wandb()
@@ -132,10 +186,8 @@ class MindVLCLI(LightningCLI):
     def _record_data(self) -> None:
         """What the run has seen and what it could not use: into its folder, its loggers and, in short, the terminal."""
         data, skipped = self.datamodule, self.model.skipped.state_dict()
-        if not isinstance(data, PackedShards) or not self.trainer.is_global_zero:
-            return
-        record = data.state_dict()
-        if not record:
+        record = data.state_dict() if isinstance(data, PackedShards) else {}  # ranks add up what they have skipped
+        if not record or not self.trainer.is_global_zero:
             return
         root = Path(self.trainer.default_root_dir)
         root.mkdir(parents=True, exist_ok=True)
@@ -211,10 +263,10 @@ def peak_of(trainer: L.Trainer) -> float:
     return matmul_peak(dtype, str(trainer.strategy.root_device))
 
 
-def _missing_callbacks(given: Sequence[L.Callback], root: Path, fitted: Phase | None) -> list[L.Callback]:
+def _missing_callbacks(given: Sequence[L.Callback], root: Path, *, fitted: Phase | None, bar: bool) -> list[L.Callback]:
     """Defaults of a run, less those that the config brings itself; `fitted` is the phase that a fit trains."""
     has_bar = any(isinstance(callback, ProgressBar) for callback in given)
-    defaults: list[L.Callback] = [] if has_bar else [StepProgressBar()]
+    defaults: list[L.Callback] = []
     if fitted is not None:
         defaults += [
             ModelCheckpoint(
@@ -225,7 +277,14 @@ def _missing_callbacks(given: Sequence[L.Callback], root: Path, fitted: Phase | 
             SaveModel(root / "model"),
             KeepRandomState(),
         ]
+    if bar and not has_bar:
+        defaults.append(progress_of_steps())  # last: it shows what the others have just logged
     return [callback for callback in defaults if not any(isinstance(other, type(callback)) for other in given)]
+
+
+def _description(verb: str) -> str:
+    """What `mindvl VERB --help` opens with."""
+    return LIGHTNING_VERBS[verb] + ("" if verb == "fit" else f". {CHOICE}")
 
 
 def run_lightning(arguments: Sequence[str]) -> int:
@@ -238,8 +297,11 @@ def run_lightning(arguments: Sequence[str]) -> int:
         PackedShards,
         subclass_mode_model=True,
         subclass_mode_data=True,
+        save_config_callback=SaveConfigOnceBegun,
         save_config_kwargs={"overwrite": True},
         seed_everything_default=0,
-        args=arguments,
+        parser_class=OneLineParser,
+        parser_kwargs={verb: {"description": _description(verb)} for verb in LIGHTNING_VERBS},
+        args=spelled_out(arguments),
     )
     return 0

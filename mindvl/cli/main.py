@@ -9,6 +9,8 @@ import argparse
 import difflib
 import importlib
 import os
+import select
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -16,9 +18,9 @@ from mindvl.cli.ending import run_to_end
 
 LIGHTNING_VERBS = {
     "fit": "train a phase: mindvl fit -c CONFIG (continues where a killed run stopped)",
-    "validate": "loss of a checkpoint on held-out shards, and benchmarks that the config names",
-    "test": "run a LightningModule's test loop",
-    "predict": "answer the questions of shards",
+    "validate": "loss on held-out shards, and benchmarks that the config names",
+    "test": "ask the questions of held-out shards and score the answers",
+    "predict": "answer the questions of held-out shards, one JSON line each",
 }
 VERBS = {
     "recipe": ("mindvl.recipe.command", "run a chain of phases from one file; finished stages are not run again"),
@@ -56,15 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser = argparse.ArgumentParser(prog=f"mindvl {verb}", description=VERBS[verb][1])
             module.add_arguments(parser)
             return module.run(parser.parse_args(rest))
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
-        if os.environ.get("MINDVL_TRACEBACK"):
-            raise
-        print(f"mindvl {verb}: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:  # of `import torch`, which loads torch_npu where it is installed
-        from mindvl.parallel.npu_missing import failed_autoload
-
-        sentence = failed_autoload(error)
+    except Exception as error:
+        sentence = _sentence(error)
         if sentence is None or os.environ.get("MINDVL_TRACEBACK"):
             raise
         print(f"mindvl {verb}: {sentence}", file=sys.stderr)
@@ -77,7 +72,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def console() -> int:
     """The console script: `main`, then an end of the process that its threads survive."""
-    return run_to_end(main)
+    return run_to_end(_until_nobody_reads)
+
+
+def _until_nobody_reads() -> int:
+    """`main`, ended quietly where stdout leads into a pipe whose reader has left: `mindvl ops | head -1`."""
+    try:
+        try:
+            return main()
+        finally:
+            if sys.stdout is not None:  # as under `>&-`
+                sys.stdout.flush()
+    except BrokenPipeError:
+        if not _has_no_reader(sys.stdout.fileno()):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        return 128 + signal.SIGPIPE
+
+
+def _has_no_reader(descriptor: int) -> bool:
+    watched = select.poll()
+    watched.register(descriptor, select.POLLOUT)
+    return any(state & select.POLLERR for _, state in watched.poll(0))
+
+
+def _sentence(error: Exception) -> str | None:
+    """What there is to say about an error of the user's or the machine's; None for ours, which need their traceback."""
+    if isinstance(error, ValueError | FileNotFoundError | FloatingPointError):
+        return str(error)
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):  # transformers' are of many lines
+        return str(error).strip().partition("\n")[0]
+    if type(error).__name__ == "MisconfigurationException":  # Lightning's, known by name lest light verbs import it
+        return " ".join(str(error).split())
+    if isinstance(error, RuntimeError):  # of `import torch`, which loads torch_npu where it is installed
+        from mindvl.parallel.npu_missing import failed_autoload
+
+        return failed_autoload(error)
+    return None
 
 
 def _overview() -> str:

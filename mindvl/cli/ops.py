@@ -50,13 +50,16 @@ def run(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     import torch
 
-    from mindvl.device import device_name, device_of, has_fast_bf16
+    from mindvl.device import KINDS, device_name, device_of, has_fast_bf16
     from mindvl.ops.table import TABLE, entry_for, reasons
 
-    device = args.device or device_of("auto")
-    known = device == device_of("auto")
-    dtype = getattr(torch, args.dtype or ("bfloat16" if known and has_fast_bf16(device) else "float32"))
-    print(f"{device_name(device) if known else device}, {str(dtype).removeprefix('torch.')}\n")
+    here = device_of("auto")
+    device = device_of(args.device or "auto")
+    if device not in (*KINDS, here):
+        known = ", ".join(dict.fromkeys((*KINDS, here)))
+        raise ValueError(f"--device is {args.device}; operators have entries for {known}")
+    dtype = getattr(torch, args.dtype or ("bfloat16" if device == here and has_fast_bf16(device) else "float32"))
+    print(f"{device_name(device) if device == here else device}, {str(dtype).removeprefix('torch.')}\n")
     for operator in TABLE:
         chosen = entry_for(operator, device, dtype)
         print(f"{operator:<18}{chosen.name}")
@@ -77,6 +80,8 @@ def _compare(args: argparse.Namespace) -> int:
     from mindvl.cli.ops_inputs import example_pack, model_to_compare, split_backend
     from mindvl.model.compare import compare_backends
 
+    if args.tolerance is not None and not args.tolerance >= 0:
+        raise ValueError(f"--tolerance is {args.tolerance:g}; a relative difference is 0 or more")
     first, second = (split_backend(text, args.device or "auto") for text in (args.first, args.second))
     model = model_to_compare(args.model, seed=args.seed)
     pack = example_pack(model.config, picture=args.picture, seed=args.seed)

@@ -68,6 +68,8 @@ def model_to_compare(path: Path | None, *, seed: int) -> MindVL:
         if not (path / "config.json").is_file():
             raise ValueError(f"{path} is no saved model: it has no config.json")
         return MindVL.from_pretrained(path, dtype=torch.float32)
+    if not path.is_file():
+        raise ValueError(f"--model is {path}, where there is neither a folder of a model nor a config")
     from mindvl.data.tokenizer import load_tokenizer
     from mindvl.phases.model_spec import ModelSpec, build_model, config_of
 

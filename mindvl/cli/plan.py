@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--config", type=Path, required=True, help="a config of mindvl fit")
     parser.add_argument("--devices", type=int, help="ranks in all (default: trainer.devices x trainer.num_nodes)")
     parser.add_argument(
-        "--device", default="h100", help="a100, h100, h200, 910b, 910c, or cpu for this machine (default: h100)"
+        "--device",
+        default="h100",
+        help="a100, h100, h200, 910b (B3), 910b2, 910c, or cpu for this machine (default: h100)",
     )
     parser.add_argument(
         "--visual-ratio",
@@ -48,8 +50,10 @@ def run(args: argparse.Namespace) -> int:
     for name in ("visual_ratio", "supervised_ratio"):
         if not 0 <= getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it is a share of 0 up to below 1")
+    if args.devices is not None and args.devices < 1:
+        raise ValueError(f"--devices is {args.devices}; a run has at least 1 rank")
     fit = read_fit(args.config, args.settings)
-    ranks = args.devices or _devices(fit["trainer"], args.config)
+    ranks = _devices(fit["trainer"], args.config) if args.devices is None else args.devices
     device = device_type(args.device, ranks=ranks)
     found, help_ = plan_of(
         fit, ranks=ranks, device=device, visual_ratio=args.visual_ratio, supervised_ratio=args.supervised_ratio
@@ -71,6 +75,7 @@ def read_fit(config: Path, settings: list[str]) -> Any:
     Raises ValueError for a file or a setting that `mindvl fit` would not take.
     """
     from mindvl.cli.lightning_cli import MindVLCLI
+    from mindvl.cli.parser import OneLineParser, spelled_out
     from mindvl.cli.quiet import quiet_lightning
     from mindvl.data.module import PackedShards
     from mindvl.phases import Phase
@@ -97,7 +102,8 @@ def read_fit(config: Path, settings: list[str]) -> Any:
         subclass_mode_model=True,
         subclass_mode_data=True,
         seed_everything_default=False,
-        args=arguments,
+        parser_class=OneLineParser,
+        args=spelled_out(arguments),
     )
     return read.config_init["fit"]
 
@@ -154,7 +160,7 @@ def _strategy(given: Any) -> Any:
 
 
 def report(found: Footprint, device: DeviceType, *, ranks: int) -> list[str]:
-    """The plan as lines: a table of GiB per rank, bytes sent, and the bound."""
+    """The plan as lines: a table of GiB per rank, bytes received, and the bound."""
     from mindvl.parallel.device_types import GiB
     from mindvl.phases.activations import OWNERS
 
@@ -167,16 +173,46 @@ def report(found: Footprint, device: DeviceType, *, ranks: int) -> list[str]:
     cells = [column.total() / GiB for column in columns.values()]
     lines.append(f"{'all':<18}" + "".join(f"{cell:13.2f}" for cell in (*cells, sum(cells))))
     usable, memory = device.usable_bytes / GiB, device.memory_bytes / GiB
-    lines += [f"a {device.name} can give {usable:.1f} of its {memory:.1f} GiB", ""]
-    lines.append(f"{'sent per step':<31}{'ranks':>8}{'apart':>8}{'GiB per rank':>14}{'s':>10}")
-    for (kind, size, span), sent in sorted(found.sent.items()):
-        lines.append(f"{kind:<31}{size:>8}{span:>8}{sent / GiB:14.2f}{sent / device.bytes_per_s(span):10.3f}")
-    bound_s = found.bound_s(device)
-    lines += [
-        "",
-        f"arithmetic per step: {found.model_flops:.3g} FLOPs, {found.rank_flops:.3g} on each rank with what is run "
-        f"twice: {found.compute_s(device):.3f} s at {device.flops / 1e12:.0f} TFLOP/s",
-        f"no step of {found.tokens:,} tokens is faster than {bound_s:.3f} s ({found.tokens / bound_s:,.0f} tokens/s, "
-        f"{found.tokens / bound_s / ranks:,.0f} per device)",
-    ]
+    lines += [f"a {device.name} can give {usable:.1f} of the {memory:.1f} GiB seen there ({device.memory_source})", ""]
+    return lines + _times(found, device, ranks=ranks)
+
+
+def _times(found: Footprint, device: DeviceType, *, ranks: int) -> list[str]:
+    """Bytes by collective and the way that they must take, and the time of each resource."""
+    from mindvl.parallel.bound import crossing
+    from mindvl.parallel.device_types import GiB
+
+    lines = [f"{'GiB per rank and step':<31}{'ranks':>8}{'apart':>8}{'received':>12}{'network >=':>12}{'links >=':>12}"]
+    for exchange, sent in sorted(found.sent.items()):
+        kind, size, span = exchange
+        moved = crossing(exchange, sent, device)
+        cells = (moved.all_bytes, moved.network_bytes, moved.link_bytes)
+        lines.append(f"{kind:<31}{size:>8}{span:>8}" + "".join(f"{cell / GiB:12.2f}" for cell in cells))
+    times_s = found.times_s(device)
+    rates = {
+        "arithmetic": f"{found.model_flops:.3g} FLOPs, {found.rank_flops:.3g} on each rank with what is run twice, at "
+        f"{_in_units(device.flops, 'FLOP/s')}",
+        "network": f"what must come from other nodes, at {_in_units(device.network_bytes_per_s, 'B/s')}",
+        "links": f"what must come over links, at {_in_units(device.link_bytes_per_s, 'B/s')}"
+        + ("; the network helps" if times_s["network"] else ""),
+    }
+    lines += ["", "time of a step by resource, at the least:"]
+    lines += [f"  {name:<12}{_duration(time_s):>10}  {rates[name]}" for name, time_s in times_s.items()]
+    bound_s, binding = found.bound_s(device), max(times_s, key=lambda name: times_s[name])
+    lines.append(
+        f"no step of {found.tokens:,} tokens is faster than {_duration(bound_s)}, by {binding} "
+        f"({found.tokens / bound_s:,.0f} tokens/s, {found.tokens / bound_s / ranks:,.0f} per device)"
+    )
     return lines
+
+
+def _in_units(rate: float, unit: str) -> str:
+    """3.13e14, FLOP/s -> 313 TFLOP/s; of at least one giga."""
+    return f"{rate / 1e12:.0f} T{unit}" if rate >= 1e12 else f"{rate / 1e9:.{0 if rate >= 1e10 else 1}f} G{unit}"
+
+
+def _duration(time_s: float) -> str:
+    """0.0012 -> 1.2 ms, 7.312 -> 7.312 s, 234448.9 -> 65.1 h."""
+    if time_s < 100:
+        return f"{time_s:.3f} s" if time_s >= 0.1 or not time_s else f"{time_s * 1e3:.3g} ms"
+    return f"{time_s / 60:.1f} min" if time_s < 6000 else f"{time_s / 3600:,.1f} h"

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mindvl.cli.sub_verbs import add_sub_verb
+
 if TYPE_CHECKING:
     from mindvl.routing.deployment import Machine
     from mindvl.routing.measure import Measured
@@ -26,7 +28,7 @@ DEFAULT_LINK_GB_S = 25.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the sub-verbs; nothing heavy is imported."""
     verbs = parser.add_subparsers(dest="routing_verb", required=True, metavar="VERB")
-    recorded = verbs.add_parser("record", help="let a model read texts or shards, and keep its choices of experts")
+    recorded = add_sub_verb(verbs, "record", "let a model read texts or shards, and keep its choices of experts")
     recorded.add_argument("model", metavar="MODEL", help="folder or hub id of a mixture of experts, or a saved MindVL")
     recorded.add_argument("-o", "--out", type=Path, required=True, metavar="TRACE", help="folder of the trace")
     recorded.add_argument("--texts", nargs="+", default=[], metavar="FILE", help='.txt, .md or .jsonl with a "text"')
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recorded.add_argument("--trust-remote-code", action="store_true", help="run modelling files of the hub")
     recorded.set_defaults(run_verb=_record)
 
-    reported = verbs.add_parser("report", help="a page of figures from traces, beside the paper's 20 models")
+    reported = add_sub_verb(verbs, "report", "a page of figures from traces, beside the paper's 20 models")
     _add_traces(reported, default="routing.html")
     machine = reported.add_argument_group("the practitioner's table")
     machine.add_argument("--expert-bytes", type=float, metavar="B", help="of one expert (default: as recorded, 16 bit)")
@@ -58,11 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--tokens-per-s", type=float, metavar="N", help="decoding speed with all experts in memory")
     reported.set_defaults(run_verb=_report)
 
-    compared = verbs.add_parser("compare", help="two or more traces side by side, with intervals")
+    compared = add_sub_verb(verbs, "compare", "two or more traces side by side, with intervals")
     _add_traces(compared, default="compare.html")
     compared.set_defaults(run_verb=_compare)
 
-    ablated = verbs.add_parser("ablate", help="train tiny mixtures that differ in one thing, and compare their routing")
+    ablated = add_sub_verb(verbs, "ablate", "train tiny mixtures that differ in one thing, and compare their routing")
     ablated.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="configs/routing_toy/*.yaml")
     ablated.add_argument("-o", "--out", type=Path, required=True, metavar="OUT", help="folder; finished runs are kept")
     ablated.add_argument("--steps", type=int, metavar="N", help="optimizer steps instead of the configs'")
@@ -70,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ablated.add_argument("--jobs", type=int, metavar="N", help="runs at once (default: one for each core)")
     ablated.set_defaults(run_verb=_ablate)
 
-    models = verbs.add_parser("models", help="the families that are recorded: what is read, and where experts sit")
+    models = add_sub_verb(verbs, "models", "the families that are recorded: what is read, and where experts sit")
     models.set_defaults(run_verb=_models)
 
 

@@ -2,9 +2,12 @@
 
 Messages are in transformers' chat format: content is a string or a list of `{"type": "text", "text": ...}`,
 `{"type": "image"}` and `{"type": "video"}` parts, as many and in whatever order the user shows them. The tokenizer's
-own chat template is rendered once per *shape* of conversation (roles and part types) with marks in place of the texts;
-the pieces between the marks are the template's, and only they may hold special tokens. So a user who types "<|im_end|>"
-gets those ten characters, not the end of his turn.
+own chat template is rendered once per *shape* of conversation (roles and part types) with marks in place of the texts
+(`mindvl.data.chat_layout`); only what is between the marks may hold special tokens. So a user who types "<|im_end|>"
+gets those ten characters, not the end of his turn. A text that a template may look into, as Qwen3's looks for
+"</think>" and others trim, is rendered itself. Token ids are those that transformers makes of the rendered conversation
+but for two things: control tokens that a text spells, and the place where an answer begins, which no token crosses,
+since the model is asked there.
 
     <|user|> <|vision_start|> IMAGE <|vision_end|> read the text. <|im_end|> <|assistant|> a b c <|im_end|>
     -------------------------------------------------------------------------------------- 1 1 1 1   "answers"
@@ -22,13 +25,14 @@ from typing import Literal
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from mindvl.data.text_encoder import TextEncoder
+from mindvl.data.chat_layout import MARK, Fixed, Layout, Template, Words, layout_of
+from mindvl.data.chat_template import trims, words_that_matter
+from mindvl.data.text_encoder import TextEncoder, control_tokens
 from mindvl.data.tokenizer import IMAGE_PAD, VIDEO_PAD, text_only, video_token_id_of
 
 Supervision = Literal["answers", "text"]
 """What the loss sees: assistant turns only, or every word of user and assistant."""
 
-_MARK = re.compile("\ue000(\\d+)\ue001")
 _FORBIDDEN = re.compile("[\x00\ue000\ue001\ud800-\udfff]")
 _ROLES = ("system", "user", "assistant")
 _PARTS = ("text", "image", "video")
@@ -78,15 +82,25 @@ class ChatEncoder:
         self.placeholder_ids: tuple[int, ...] = (self.image_token_id,)
         if self.video_token_id is not None:
             self.placeholder_ids += (self.video_token_id,)
-        self._texts = TextEncoder(text_only(tokenizer))
-        self._pieces = lru_cache(maxsize=1024)(self._render_shape)
+        plain = text_only(tokenizer)
+        self._texts = TextEncoder(plain)
+        self._control = control_tokens(plain)
+        self._looks_for, self._trims = words_that_matter(tokenizer.chat_template), trims(tokenizer.chat_template)
+        self._layout = lru_cache(maxsize=1024)(self._lay_out)
         self._template_ids = lru_cache(maxsize=4096)(self._encode_template)
-        self._template_visuals = lru_cache(maxsize=4096)(self._visuals_of_template)
-        self._template_size = lru_cache(maxsize=4096)(self._measure_template)
-        self._ends = lru_cache(maxsize=1024)(self._ends_of_shape)
+        self._plain_ids = lru_cache(maxsize=4096)(self._encode_plain)
 
     def __reduce__(self):
         return ChatEncoder, (self.tokenizer,)  # caches and the tokenizer's copy are made anew in another process
+
+    @property
+    def opening(self) -> str:
+        """What the template puts between the generation prompt and a last answer: Qwen3's empty thoughts, or nothing.
+
+        A model that was trained with this template writes it before its answer.
+        """
+        *_, answer = self._layout((("user", ("text",)), ("assistant", ("text",))), False).words
+        return answer.filled(["", ""])
 
     def encode(
         self,
@@ -103,143 +117,178 @@ class ChatEncoder:
         if not checked:
             check_messages(messages)
         shape, texts = _shape_and_texts(messages)
-        spelled = self._texts.encode([text for _, text in texts])
+        layout = self._layout(shape, generation_prompt)
+        asked = self._asked(layout, shape, texts, generation_prompt, touched=any(map(self._touches, texts)))
+        spelled = iter(self._texts.encode(asked))
         ids: list[int] = []
         supervised: list[bool] = []
-        visuals: tuple[str, ...] = ()
-        ends_turn = False
-        for piece in self._pieces(shape, generation_prompt):
-            if isinstance(piece, str):
-                new = list(self._template_ids(piece))
-                visuals += self._template_visuals(piece)
-                # The token that ends an assistant turn is learnt too, or the model would never stop.
-                flags = [ends_turn and position == 0 for position in range(len(new))]
-                ends_turn = False
+        for number, piece in enumerate(layout.pieces):
+            if isinstance(piece, Words):
+                new: Sequence[int] = next(spelled)
+                learnt = range(0)
+                if piece.role == "assistant":
+                    learnt = range(len(new))
+                elif supervise == "text" and piece.role == "user":
+                    learnt = self._own(piece, new)
             else:
-                role, new = texts[piece][0], spelled[piece]
-                learnt = role == "assistant" or (supervise == "text" and role == "user")
-                flags = [learnt] * len(new)
-                ends_turn = role == "assistant"
+                new = piece.ids
+                learnt = range(len(new) if piece.learnt else layout.ends_answer(number))
+            flags = [False] * len(new)
+            flags[learnt.start : learnt.stop] = [True] * len(learnt)
             ids.extend(new)
             supervised.extend(flags)
-        return EncodedChat(ids, supervised, visuals)
+        return EncodedChat(ids, supervised, layout.visuals)
 
     def measure(self, conversations: Sequence[list]) -> list[ChatSize | ValueError]:
         """The sizes that `encode` would give, of many conversations at once, or why one of them cannot be encoded.
 
-        Texts are tokenized once each and in one batch; every prefix is then a sum.
+        Words that several beginnings of a conversation share are tokenized once, and all in one batch.
         """
-        shapes: list[tuple | ValueError] = []
-        texts: list[str] = []
-        roles: list[list[str]] = []
+        asked: list[str] = []
+        drafts: list[list[tuple[int, Layout, list[int]]] | ValueError] = []
         for messages in conversations:
             try:
                 check_messages(messages)
-                shape, spoken = _shape_and_texts(messages)
-                self._pieces(shape, False)
+                drafts.append(self._beginnings(messages, asked))
             except ValueError as error:
-                shapes.append(error)
-                continue
-            shapes.append(shape)
-            roles.append([role for role, _ in spoken])
-            texts.extend(text for _, text in spoken)
-        lengths = iter(self._texts.lengths(texts))
-        speakers = iter(roles)
-        return [
-            shape
-            if isinstance(shape, ValueError)
-            else self._measure(shape, [(role, next(lengths)) for role in next(speakers)])
-            for shape in shapes
-        ]
+                drafts.append(error)
+        spelled = self._texts.encode(asked)
+        return [draft if isinstance(draft, ValueError) else self._measure(draft, spelled) for draft in drafts]
 
-    def _measure(self, shape: tuple, texts: list[tuple[str, int]]) -> ChatSize:
-        """Sums over each beginning: its template's tokens, and those of the texts heard by then."""
-        answered, asked, told = [0], [0], [0]
-        for role, length in texts:
-            answered.append(answered[-1] + (length if role == "assistant" else 0))
-            asked.append(asked[-1] + (length if role == "user" else 0))
-            told.append(told[-1] + length)
+    def _beginnings(self, messages: list, asked: list[str]) -> list[tuple[int, Layout, list[int]]]:
+        """Where a conversation may end: messages, layout, and the places in `asked` of what is to be tokenized."""
+        shape, texts = _shape_and_texts(messages)
+        touched = [self._touches(text) for text in texts]
+        places: dict[str | Words, int] = {}
         rows = []
-        visuals: tuple[str, ...] = ()
-        for messages, heard, template, ends, visuals in self._ends(shape):
-            answers = answered[heard] + ends
-            rows.append((messages, template + told[heard], answers, answers + asked[heard], len(visuals)))
-        cuts, tokens, answer_tokens, spoken_tokens, images = zip(*rows, strict=True)
-        return ChatSize(cuts, tokens, answer_tokens, spoken_tokens, images, visuals)
+        for count in range(1, len(shape) + 1):
+            if count < len(shape) and shape[count - 1][0] != "assistant":
+                continue
+            layout = self._layout(shape[:count], False)
+            heard = sum(types.count("text") for _, types in shape[:count])
+            keys: Sequence[str | Words] = layout.words
+            if any(touched[:heard]):
+                keys = self._asked(layout, shape[:count], texts[:heard], False, touched=True)
+            found = []
+            for key in keys:
+                if key not in places:
+                    places[key] = len(asked)
+                    asked.append(key if isinstance(key, str) else key.filled(texts))
+                found.append(places[key])
+            rows.append((count, layout, found))
+        return rows
 
-    def _ends_of_shape(self, shape: tuple) -> list[tuple[int, int, int, int, tuple[str, ...]]]:
-        """Where a conversation may end: messages, texts heard by then, and what the template adds to them."""
-        return [
-            (
-                messages,
-                sum(types.count("text") for _, types in shape[:messages]),
-                *self._template_size(shape[:messages]),
-            )
-            for messages in range(1, len(shape) + 1)
-            if messages == len(shape) or shape[messages - 1][0] == "assistant"
-        ]
+    def _measure(self, beginnings: list[tuple[int, Layout, list[int]]], spelled: list[list[int]]) -> ChatSize:
+        """Sums over each beginning: its template's tokens, and those of the words heard by then."""
+        rows = []
+        for messages, layout, places in beginnings:
+            tokens, answers, spoken = layout.fixed_tokens, layout.fixed_targets, 0
+            for words, place in zip(layout.words, places, strict=True):
+                tokens += len(spelled[place])
+                if words.role == "assistant":
+                    answers += len(spelled[place])
+                elif words.role == "user":
+                    spoken += len(self._own(words, spelled[place]))
+            rows.append((messages, tokens, answers, answers + spoken, len(layout.visuals)))
+        cuts, tokens_of, answers_of, spoken_of, images = zip(*rows, strict=True)
+        return ChatSize(cuts, tokens_of, answers_of, spoken_of, images, beginnings[-1][1].visuals)
 
-    def _measure_template(self, shape: tuple) -> tuple[int, int, tuple[str, ...]]:
-        """Of a shape's template: its tokens, those that end an assistant's turn, and its placeholders."""
-        tokens = ends = 0
-        visuals: tuple[str, ...] = ()
-        after_answer = False
-        speakers = [role for role, types in shape for kind in types if kind == "text"]
-        for piece in self._pieces(shape, False):
-            if isinstance(piece, str):
-                ids = self._template_ids(piece)
-                tokens, visuals = tokens + len(ids), visuals + self._template_visuals(piece)
-                ends += int(after_answer and len(ids) > 0)
-                after_answer = False
-            else:
-                after_answer = speakers[piece] == "assistant"
-        return tokens, ends, visuals
+    def _own(self, words: Words, ids: Sequence[int]) -> range:
+        """Places of the tokens that are not the template's: one that both share is theirs who speak."""
+        before, after = self._plain_ids(words.before), self._plain_ids(words.after)
+        start, stop = 0, len(ids)
+        while start < min(len(before), stop) and ids[start] == before[start]:
+            start += 1
+        while stop > max(start, len(ids) - len(after)) and ids[stop - 1] == after[stop - 1 - len(ids)]:
+            stop -= 1
+        return range(start, stop)
 
-    def _encode_template(self, piece: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(piece, add_special_tokens=False)["input_ids"])
+    def _touches(self, text: str) -> bool:
+        """Whether a template might not show the text as it is: it trims, or looks for something that stands there."""
+        if not text or (self._trims and (text[0].isspace() or text[-1].isspace())):
+            return True
+        return any(word in text for word in self._looks_for)
 
-    def _visuals_of_template(self, piece: str) -> tuple[str, ...]:
+    def _asked(
+        self, layout: Layout, shape: tuple, texts: list[str], generation_prompt: bool, *, touched: bool
+    ) -> list[str]:
+        """What is to be tokenized of each of the layout's words, as the template shows it to transformers."""
+        if not touched:
+            return [words.filled(texts) for words in layout.words]
+        known: list[str] = []
+
+        def hide(match: re.Match[str]) -> str:
+            known.append(match[0])
+            return f"\ue000{len(known) - 1}\ue001"
+
+        hidden = [self._control.sub(hide, text) for text in texts]
+        shown = layout.found(self._render(shape, hidden, generation_prompt))
+        shown = [MARK.sub(lambda mark: known[int(mark[1])], text) for text in shown]
+        return [words.around(text) for words, text in zip(layout.words, shown, strict=True)]
+
+    def _encode_template(self, piece: str) -> Fixed:
+        ids = tuple(self.tokenizer(piece, add_special_tokens=False)["input_ids"])
         kinds = {self.image_token_id: "image", self.video_token_id: "video"}
-        return tuple(kinds[token] for token in self._template_ids(piece) if token in kinds)
+        return Fixed(ids, tuple(kinds[token] for token in ids if token in kinds))
 
-    def _render_shape(self, shape: tuple, generation_prompt: bool) -> tuple[str | int, ...]:
-        """The template's text, cut at the places where user and assistant texts go (their index, in order)."""
+    def _encode_plain(self, text: str) -> tuple[int, ...]:
+        return tuple(self._texts.encode([text])[0])
+
+    def _joins(self, lead: str, core: str, tail: str) -> bool:
+        apart = (*self._plain_ids(lead), *self._template_ids(core).ids, *self._plain_ids(tail))
+        return apart == self._template_ids(lead + core + tail).ids
+
+    def _lay_out(self, shape: tuple, generation_prompt: bool) -> Layout:
+        speakers = [(number, role) for number, (role, types) in enumerate(shape) for _ in range(types.count("text"))]
+
+        def prompt(message: int) -> str:
+            try:
+                *_, last = self._pieces(shape[:message], True)
+            except ValueError:
+                return "\0"  # a conversation that the template refuses to go on with: nothing begins so
+            return last if isinstance(last, str) else ""
+
+        template = Template(prompt, self._control, self._template_ids, self._joins)
+        return layout_of(self._pieces(shape, generation_prompt), speakers, template)
+
+    def _pieces(self, shape: tuple, generation_prompt: bool) -> list[str | int]:
+        """The template's text, cut at the places where the texts go (their number, in order)."""
         if self.video_token_id is None and any("video" in types for _, types in shape):
             raise ValueError(f"the tokenizer has no {VIDEO_PAD}, which marks the place of a video")
-        count = 0
-        messages = []
-        for role, types in shape:
-            content = []
-            for kind in types:
-                if kind != "text":
-                    content.append({"type": kind})
-                else:
-                    content.append({"type": "text", "text": f"\ue000{count}\ue001"})
-                    count += 1
-            messages.append({"role": role, "content": content})
-        try:
-            rendered = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generation_prompt
-            )
-        except TemplateError as error:
-            raise ValueError(f"the chat template refuses the conversation: {error}") from error
-        pieces: list[str | int] = []
-        for position, piece in enumerate(_MARK.split(rendered)):
-            if position % 2:
-                pieces.append(int(piece))
-            elif piece:
-                pieces.append(piece)
+        count = sum(types.count("text") for _, types in shape)
+        marks = [f"\ue000{number}\ue001" for number in range(count)]
+        parts = MARK.split(self._render(shape, marks, generation_prompt))
+        pieces = [int(part) if place % 2 else part for place, part in enumerate(parts) if part]
         found = [piece for piece in pieces if isinstance(piece, int)]
         if found != list(range(count)):
-            raise ValueError(f"the chat template shows texts {found} of a conversation with {count} texts")
-        return tuple(pieces)
+            raise ValueError(
+                f"the chat template leaves texts out: it shows texts {found} of a conversation with {count} texts"
+            )
+        return pieces
+
+    def _render(self, shape: tuple, texts: Sequence[str], generation_prompt: bool) -> str:
+        """The template's text of a conversation of this shape."""
+        given = iter(texts)
+        messages = [
+            {
+                "role": role,
+                "content": [
+                    {"type": "text", "text": next(given)} if kind == "text" else {"type": kind} for kind in types
+                ],
+            }
+            for role, types in shape
+        ]
+        try:
+            return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
+        except TemplateError as error:
+            raise ValueError(f"the chat template refuses the conversation: {error}") from error
 
 
-def _shape_and_texts(messages: list) -> tuple[tuple, list[tuple[str, str]]]:
-    """Roles and part types of a conversation, and its texts with the role that says each."""
+def _shape_and_texts(messages: list) -> tuple[tuple, list[str]]:
+    """Roles and part types of a conversation, and its texts."""
     parts = [(message["role"], _parts(message)) for message in messages]
     shape = tuple((role, tuple(part["type"] for part in content)) for role, content in parts)
-    texts = [(role, part["text"]) for role, content in parts for part in content if part["type"] == "text"]
+    texts = [part["text"] for _, content in parts for part in content if part["type"] == "text"]
     return shape, texts
 
 
@@ -262,12 +311,14 @@ def check_messages(messages: list) -> None:
             raise ValueError(f"message {number} has no content that is a text or a list of parts")
         role = message.get("role")
         if role not in _ROLES:
-            raise ValueError(f"message {number} has role {role!r}; known are {', '.join(_ROLES)}")
+            raise ValueError(f"message {number} has an unknown role: {role!r}; known are {', '.join(_ROLES)}")
         parts = _parts(message)
         for part in parts:
             if part.get("type") not in _PARTS:
                 known = ", ".join(_PARTS)
-                raise ValueError(f"message {number} has a part of type {part.get('type')!r}; known are {known}")
+                raise ValueError(
+                    f"message {number} has a part of an unknown type: {part.get('type')!r}; known are {known}"
+                )
             if part["type"] == "text":
                 if not isinstance(part.get("text"), str):
                     raise ValueError(f"message {number} has a text part without text")

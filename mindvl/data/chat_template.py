@@ -14,7 +14,10 @@ template needs them is found by rendering one conversation, never from its name.
 
 from __future__ import annotations
 
-from jinja2 import TemplateError
+from collections.abc import Iterator
+
+from jinja2 import Environment, TemplateError
+from jinja2.lexer import Token
 from transformers import PreTrainedTokenizerBase
 
 from mindvl.batch import IMAGE_PAD, VIDEO_PAD, VISION_END, VISION_START
@@ -39,6 +42,8 @@ PREAMBLE = (
     "{%- endfor -%}"
     "{%- set messages = spelled.messages -%}"
 )
+
+_TRIMMING = {"trim", "strip", "lstrip", "rstrip"}
 
 _QUESTION, _ANSWER = "question-without-a-mark", "answer-without-a-mark"
 _PROBE = [
@@ -71,3 +76,23 @@ def teach_pictures(tokenizer: PreTrainedTokenizerBase) -> None:
     if not shows_pictures(tokenizer):
         tokenizer.chat_template = before
         raise ValueError("its chat template does not show what user and assistant say, spelled as text either")
+
+
+def words_that_matter(template: str | dict[str, str] | None) -> tuple[str, ...]:
+    """What a template might look for in a text: all that its code spells, plain words and white space left out.
+
+    Names of roles and fields are such plain words. More than it looks for is no harm: a text that holds one of these
+    is only rendered for itself.
+    """
+    spelled = {token.value for token in _code(template) if token.type == "string"}
+    return tuple(sorted(word for word in spelled if word.strip() and not word.replace("_", "a").isalnum()))
+
+
+def trims(template: str | dict[str, str] | None) -> bool:
+    """Whether a template's code names something that takes white space off the ends of a text."""
+    return any(token.type == "name" and token.value in _TRIMMING for token in _code(template))
+
+
+def _code(template: str | dict[str, str] | None) -> Iterator[Token]:
+    for source in template.values() if isinstance(template, dict) else [template or ""]:
+        yield from Environment().lexer.tokenize(source)

@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 from mindvl.batch import PackedBatch, SkippedSample
 from mindvl.cores import bind_process
 from mindvl.data.chat import ChatEncoder, Supervision
-from mindvl.data.indexing import reason_of
 from mindvl.data.pack import PATCH_STEP, pack_samples
 from mindvl.data.patches import prepare_cutting
 from mindvl.data.reader import ShardReader
+from mindvl.data.reasons import reason_of
 from mindvl.data.sample import EncodedSample, encode_sample
 from mindvl.data.table import SampleTable
 from mindvl.device import keep_freed_memory
@@ -57,7 +57,8 @@ class PackDataset(Dataset):
             except (ValueError, OSError) as error:
                 shard, index, position = self.table.place_of(row)
                 reason = reason_of(error)
-                skipped.append(SkippedSample(self.table.source_of(row), shard, index.key(position), reason))
+                source = self.table.source_of(row)
+                skipped.append(SkippedSample(source, shard, index.key(position), reason, int(row)))
                 hole_tokens.append(int(self.table.tokens[row]))
         return pack_samples(
             encoded,

@@ -16,6 +16,7 @@ import math
 import re
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -44,7 +45,7 @@ def smart_resize(
     ratio = max(height, width) / min(height, width)
     if ratio > MAX_ASPECT_RATIO:
         raise ValueError(
-            f"absolute aspect ratio must be smaller than {MAX_ASPECT_RATIO}, got {ratio:g} ({height}x{width} pixels)"
+            f"absolute aspect ratio must be smaller than {MAX_ASPECT_RATIO}: got {ratio:g} ({height}x{width} pixels)"
         )
     resized_height, resized_width = round(height / factor) * factor, round(width / factor) * factor
     if resized_height * resized_width > max_pixels:
@@ -104,7 +105,10 @@ def _reason(error: Exception) -> str:
 def _check_pixels(image: Image.Image, max_decoded_pixels: int) -> None:
     pixels = image.width * image.height
     if pixels > max_decoded_pixels:
-        raise ValueError(f"the picture has {pixels} pixels, the cap before decoding is {max_decoded_pixels}")
+        raise ValueError(
+            f"the picture has more pixels than the cap: it has {pixels} pixels, the cap before decoding is "
+            f"{max_decoded_pixels}"
+        )
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -139,10 +143,23 @@ def _size_from(head: bytes | memoryview, data: bytes | memoryview) -> tuple[int,
         with Image.open(io.BytesIO(head)) as image:
             _check_pixels(image, MAX_DECODED_PIXELS)
             width, height = image.size
-            turned = _may_have_exif(image, data) and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            turned = _may_have_exif(image, data) and _lies_on_its_side(image)
     except (OSError, SyntaxError, Image.DecompressionBombError, EOFError, struct.error) as error:
         raise ValueError(f"not a picture: {_reason(error)}") from error
     return (width, height) if turned else (height, width)
+
+
+def _lies_on_its_side(image: Image.Image) -> bool:
+    """Whether decoding will swap the sides that Pillow says; of a TIFF, newer versions of it have swapped them already.
+
+    They then count the orientation as done, though the header's own tags still say it.
+    """
+    if image.getexif().get(0x0112, 1) not in (5, 6, 7, 8):
+        return False
+    if image.format != "TIFF":
+        return True
+    tags: Any = image
+    return image.size == (tags.tag_v2.get(256), tags.tag_v2.get(257))
 
 
 def _may_have_exif(image: Image.Image, data: bytes | memoryview) -> bool:

@@ -11,19 +11,17 @@ or by the first run that needs it) and made anew when the tar or the tokenizer c
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import zipfile
 from dataclasses import dataclass, fields
-from pathlib import PurePosixPath
 
 import numpy as np
 
-from mindvl.data.storage import FileVersion, is_url, read_whole, write_whole
+from mindvl.data.storage import FileVersion, read_whole, write_whole
 
-FORMAT = 3
-"""Raised when the columns change their meaning; files of another format are made anew."""
+FORMAT = 4
+"""Raised when the columns change their meaning, or samples their pictures' order; older files are made anew."""
 
 
 @dataclass(frozen=True)
@@ -110,17 +108,17 @@ class ShardIndex:
         counts = np.bincount(self.problem, minlength=len(self.facts.problems))
         return {self.facts.problems[number]: int(counts[number]) for number in np.flatnonzero(counts) if number}
 
+    def problem_examples(self) -> dict[str, str]:
+        """The first key of each reason."""
+        numbers, rows = np.unique(self.problem, return_index=True)
+        return {
+            self.facts.problems[number]: self.key(row)
+            for number, row in zip(numbers.tolist(), rows.tolist(), strict=True)
+            if number
+        }
+
 
 COLUMNS = tuple(item.name for item in fields(ShardIndex) if item.name != "facts")
-
-
-def index_location(shard: str, folder: str | None = None) -> str:
-    """Where a shard's index lies: beside the tar, or in `folder` when the tar's own place cannot be written."""
-    if folder is None:
-        return f"{shard}.index.npz"
-    place = hashlib.blake2b(shard.encode(), digest_size=6).hexdigest()
-    name = f"{PurePosixPath(shard).name}.{place}.index.npz"
-    return f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(PurePosixPath(folder) / name)
 
 
 def save_index(index: ShardIndex, location: str) -> None:

@@ -22,16 +22,18 @@ import xxhash
 
 from mindvl.data.chat import ChatEncoder, ChatSize
 from mindvl.data.images import image_size
-from mindvl.data.index import ShardFacts, ShardIndex, fits, index_location, read_index, save_index
+from mindvl.data.index import ShardFacts, ShardIndex, fits, read_index, save_index
+from mindvl.data.reasons import reason_of
 from mindvl.data.records import (
     RECORD_KINDS,
     frame_numbers,
     group_members,
+    members_problem,
     parse_record,
     picture_members,
     record_members,
 )
-from mindvl.data.storage import is_url, open_for_reading, version_of
+from mindvl.data.storage import index_location, is_url, open_for_reading, version_of
 from mindvl.data.tar import Member, scan_members
 from mindvl.data.tokenizer import tokenizer_fingerprint
 
@@ -102,12 +104,8 @@ def _draft(key: str, extensions: dict[str, list[Member]], data: memoryview) -> _
     """Parse the record and read the pictures' headers."""
     pictures = tuple(picture_members(extensions))
     draft = _Draft(key, pictures=pictures, frames=tuple(frame_numbers(pictures)))
-    twice = [members[0].name for members in extensions.values() if len(members) > 1]
+    draft.problem = members_problem(extensions)
     candidates = record_members(extensions)
-    if not candidates:
-        draft.problem = "no .json or .txt record"
-    elif twice:
-        draft.problem = "a member is there twice"
     for kind, member in candidates:
         draft.record, draft.kind = member, RECORD_KINDS.index(kind)
         if draft.problem:
@@ -157,11 +155,10 @@ def _mismatch(placeholders: tuple[str, ...], frames: tuple[int, ...]) -> str:
     if placeholders == shown:
         return ""
     if "video" not in placeholders + shown:
-        return f"{len(placeholders)} image placeholders, {len(shown)} images"
+        return "placeholders and pictures differ in number"
     if sorted(placeholders) == sorted(shown):
-        return "images and videos are not in the order of their placeholders"
-    counts = [kinds.count(kind) for kinds in (placeholders, shown) for kind in ("image", "video")]
-    return "{} image and {} video placeholders, {} images and {} videos".format(*counts)
+        return "pictures and videos are not in the order of their placeholders"
+    return "placeholders differ in number from pictures or videos"
 
 
 def _columns(facts: ShardFacts, drafts: list[_Draft], sizes: list[ChatSize | None]) -> ShardIndex:
@@ -217,11 +214,6 @@ def _answers(draft: _Draft) -> int:
 
 def _starts(counts: Sequence[int]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]).astype(np.int64)
-
-
-def reason_of(error: Exception) -> str:
-    """Messages carry the sample's own numbers; for counting by reason the part before them is enough."""
-    return str(error).split(":")[0][:80]
 
 
 def verify_shard(location: str, index: ShardIndex) -> None:
@@ -286,7 +278,14 @@ def index_shards(
 
 def _make(location: str, encoder: ChatEncoder, folder: str | None) -> ShardIndex:
     index = index_shard(location, encoder)
-    save_index(index, index_location(location, folder))
+    try:
+        save_index(index, index_location(location, folder))
+    except ValueError as error:
+        if folder is not None:
+            raise
+        raise ValueError(
+            f"{error}; indexes may lie elsewhere: `mindvl data index --into FOLDER`, and data.index_folder of a run"
+        ) from error
     return index
 
 

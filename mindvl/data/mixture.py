@@ -13,6 +13,7 @@ make an epoch of 444 documents and 4,000 captions; the documents have all been s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,7 +29,7 @@ class Source:
     """Shards of one kind of data, and how much of it a run sees.
 
     Args:
-        shards: folder, file, glob or fsspec URL of WebDataset tars.
+        shards: folder, file, glob, braces (`s-{000000..000099}.tar`) or fsspec URL of WebDataset tars.
         weight: what it means is said by the mixture's `weigh_by`: passes per epoch, or a share of samples or tokens.
         max_samples: use at most this many samples, chosen at random once.
         max_epochs: leave the source out once the run has passed over it so often.
@@ -40,12 +41,24 @@ class Source:
     max_epochs: float | None = None
 
     def __post_init__(self):
-        if not self.weight >= 0:
-            raise ValueError(f"source {self.shards}: weight is {self.weight}, it must be 0 or more")
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"source {self.shards}: weight is {self.weight}, it must be a finite number, 0 or more")
         for name in ("max_samples", "max_epochs"):
             limit = getattr(self, name)
-            if limit is not None and not limit > 0:
-                raise ValueError(f"source {self.shards}: {name} is {limit}, it must be above 0")
+            if limit is not None and not 0 < limit < math.inf:
+                raise ValueError(f"source {self.shards}: {name} is {limit}, it must be a finite number above 0")
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Where a run stands that takes up a new plan: what its plans before this one have made of each source."""
+
+    first_epoch: int
+    """Number of the new plan's first epoch."""
+    drawn: np.ndarray
+    """(sources): samples really drawn, which count towards `max_epochs`; 0 of a source that is new."""
+    reached: np.ndarray
+    """(sources): samples that all earlier epochs would have drawn; the passes over a source go on behind them."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +72,23 @@ class Mixture:
     sizes: np.ndarray
     """(sources): samples of the source that take part."""
     limits: np.ndarray
-    """(sources): samples that the whole run may draw; a large number without `max_epochs`."""
+    """(sources): samples that may be drawn from the first epoch on; a large number without `max_epochs`."""
     seed: int
+    begins: np.ndarray
+    """(sources): samples drawn before the first epoch: where in the passes over a source the mixture begins."""
+    first_epoch: int = 0
 
     def drawn_before(self, epoch: int) -> np.ndarray:
         """(sources): samples drawn in all epochs before this one."""
-        wanted = np.floor(epoch * self.passes * self.sizes + 1e-9).astype(np.int64)
-        return np.minimum(wanted, self.limits)
+        return self.begins + np.minimum(self._wanted(epoch) - self._wanted(self.first_epoch), self.limits)
+
+    def is_exhausted(self, epoch: int) -> bool:
+        """Whether every source has come to its limit before this epoch."""
+        drawn = self.drawn_before(epoch) - self.begins
+        return bool((drawn >= self.limits)[self.passes > 0].all())
+
+    def _wanted(self, epoch: int) -> np.ndarray:
+        return np.floor(epoch * self.passes * self.sizes + 1e-9).astype(np.int64)
 
     def draw(self, epoch: int) -> np.ndarray:
         """Rows of the samples of one epoch, shuffled over sources. Each pass over a source has its own order."""
@@ -113,8 +136,19 @@ def _shuffled(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 NO_LIMIT = np.iinfo(np.int64).max
 
 
-def mix(sources: list[Source], starts: np.ndarray, tokens: np.ndarray, *, weigh_by: WeighBy, seed: int) -> Mixture:
+def mix(
+    sources: list[Source],
+    starts: np.ndarray,
+    tokens: np.ndarray,
+    *,
+    weigh_by: WeighBy,
+    seed: int,
+    earlier: Earlier | None = None,
+) -> Mixture:
     """The mixture of `sources` over a table of samples; `tokens` is the table's column.
+
+    What a run has drawn `earlier`, under other weights, is taken off the limits. A source of 100 samples with
+    `max_epochs: 2` of which 130 were drawn gives 70 more, and a source that is new all it has.
 
     Raises ValueError when all weights are 0 or a weighted source has no sample.
     """
@@ -132,4 +166,8 @@ def mix(sources: list[Source], starts: np.ndarray, tokens: np.ndarray, *, weigh_
         wanted = np.divide(weights, worth, out=np.zeros_like(weights), where=worth > 0)
         passes = wanted / wanted.max()
     limits = [NO_LIMIT if s.max_epochs is None else int(s.max_epochs * n) for s, n in zip(sources, capped, strict=True)]
-    return Mixture(np.asarray(starts, np.int64), passes, capped, np.asarray(limits, np.int64), seed)
+    left, begins, first_epoch = np.asarray(limits, np.int64), np.zeros(len(sources), np.int64), 0
+    if earlier is not None:
+        left = np.where(left == NO_LIMIT, NO_LIMIT, np.maximum(left - earlier.drawn, 0))
+        begins, first_epoch = earlier.reached, earlier.first_epoch
+    return Mixture(np.asarray(starts, np.int64), passes, capped, left, seed, begins, first_epoch)

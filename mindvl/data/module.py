@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections import Counter
 from functools import partial
 from typing import Any, Literal
 
@@ -12,8 +13,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from mindvl.cores import bind_process, cores_of_rank
+from mindvl.data.ceiling import check_damaged
 from mindvl.data.chat import ChatEncoder
-from mindvl.data.consumed import ConsumedData, left_out
+from mindvl.data.consumed import ConsumedData, earlier_plans, left_out
 from mindvl.data.dataset import PackDataset, worker_setup
 from mindvl.data.indexing import index_shards
 from mindvl.data.mixture import Source, WeighBy
@@ -34,12 +36,16 @@ log = logging.getLogger(__name__)
 
 QUESTIONS_PER_BATCH = 96
 
+_CLOSED = ("plan", "description", "next_pack", "consumed", "reached", "left_out", "cut")
+"""What is kept of the state of a plan that is no longer followed."""
+
 
 class PackedShards(L.LightningDataModule):
     """Conversations with pictures from WebDataset shards, packed to a sequence length.
 
     The tokenizer, the pixel budget, the costs and what is supervised belong to the model and the phase; they are taken
-    from the LightningModule (attributes `tokenizer_name`, `pixel_budget`, `pack_cost`, `window_tokens`, `supervise`).
+    from the LightningModule (attributes `tokenizer_name`, `pixel_budget`, `pack_cost`, `window_tokens`, `supervise`),
+    and so is the ceiling of bad samples, which are counted there (`skipped`).
 
     Args:
         train: sources by name.
@@ -99,6 +105,8 @@ class PackedShards(L.LightningDataModule):
         self._resumed: dict[str, Any] | None = None
         self._closed: list[dict[str, Any]] = []
         """Records of plans that an earlier part of the run followed."""
+        self._skipped: Counter[int] = Counter()
+        """How often rows of the table were skipped under this plan before the last resume."""
         self._first_pack = self._first_step = 0
 
     # Before training: indexes, one table of samples for each stage.
@@ -109,7 +117,9 @@ class PackedShards(L.LightningDataModule):
         sources = [*(self.train if stage == "fit" else {}).values()]
         sources += [*(self.validation if stage in ("fit", "validate") else {}).values()]
         encoder = ChatEncoder(load_tokenizer(self.trainer.lightning_module.tokenizer_name))
-        locations = [location for source in sources for location in find_shards(source.shards)]
+        locations = [
+            location for source in sources for location in find_shards(source.shards, index_folder=self.index_folder)
+        ]
         index_shards(locations, encoder, folder=self.index_folder)
 
     def setup(self, stage: str) -> None:
@@ -122,6 +132,7 @@ class PackedShards(L.LightningDataModule):
         self._encoder, self._tokenizer = ChatEncoder(tokenizer), tokenizer_fingerprint(tokenizer)
         if stage == "fit":
             self._train_table = self._table(self.train)
+            check_damaged(self._train_table, max_ratio=self.trainer.lightning_module.skipped.max_ratio)
         if stage in ("fit", "validate") and self.validation:
             self._validation_table = self._table(self.validation)
 
@@ -137,8 +148,8 @@ class PackedShards(L.LightningDataModule):
             too_long=self.too_long,
             index_folder=self.index_folder,
         )
-        for source, _, reason, count in left_out(table):
-            log.warning("left out %d samples of %s: %s", count, source, reason)
+        for line in (line for name in table.names for line in table.left_out_lines(name)):
+            log.warning("%s", line)
         for source, count in table.cut_samples.items():
             log.warning("cut %d samples of %s to %d tokens", count, source, self.budget.tokens)
         return table
@@ -180,13 +191,17 @@ class PackedShards(L.LightningDataModule):
     def _make_plan(self) -> PackPlan:
         """The plan of this run, or of the run that is resumed. Raises ValueError when they are not the same."""
         resumed = self._resumed
+        self._closed, self._skipped = list((resumed or {}).get("closed", [])), Counter()
+        self.trainer.lightning_module.skipped.forget_rows()
         packs_per_step = self.packs_per_step or (resumed or {}).get("packs_per_step") or self._step_packs
         plan = self._follow(packs_per_step, (resumed or {}).get("first_epoch", 0))
         self._first_step = self.trainer.global_step
         if resumed is None:
             return plan
-        self._closed, self._first_pack = list(resumed["closed"]), resumed["next_pack"]
-        if resumed["plan"] != self.plan_fingerprint:
+        self._first_pack = resumed["next_pack"]
+        if resumed["plan"] == self.plan_fingerprint:
+            self._skipped.update(dict(resumed.get("skipped_rows", [])))
+        else:
             changed = differences(resumed["description"], self.description) or ["the order of samples"]
             if not self.accept_changed_plan:
                 raise ValueError(
@@ -195,7 +210,7 @@ class PackedShards(L.LightningDataModule):
                     "undo this, or go on with the new plan by data.accept_changed_plan=true"
                 )
             log.warning("going on with another plan: %s", "; ".join(changed))
-            self._closed.append({key: resumed[key] for key in ("plan", "description", "next_pack", "consumed")})
+            self._closed.append({key: resumed[key] for key in _CLOSED if key in resumed})
             packs_per_step = self.packs_per_step or self._step_packs
             plan = self._follow(packs_per_step, resumed["first_epoch"] + resumed["epoch"] + 1)
             self._first_pack = 0
@@ -209,7 +224,10 @@ class PackedShards(L.LightningDataModule):
     def _follow(self, packs_per_step: int, first_epoch: int) -> PackPlan:
         table = self._train_table
         plan = table.plan(
-            weigh_by=self.weigh_by, packs_per_step=packs_per_step, seed=self.seed, first_epoch=first_epoch
+            weigh_by=self.weigh_by,
+            packs_per_step=packs_per_step,
+            seed=self.seed,
+            earlier=earlier_plans(self._closed, table.names, first_epoch=first_epoch),
         )
         self.description = describe(
             table,
@@ -228,21 +246,27 @@ class PackedShards(L.LightningDataModule):
         return self._first_pack + (self.trainer.global_step - self._first_step) * self._step_packs
 
     def state_dict(self) -> dict[str, Any]:
-        """The record of the run so far: what was drawn of each source under its plan, and under earlier plans.
+        """The record of the run so far: what was seen of each source under its plan, and under earlier plans.
 
-        A run is resumed from its plan and its next pack; the rest is for people.
+        A run is resumed from its plan and its next pack; the rest is for people, and for a plan that follows this one.
+        Every rank must call it: what each has skipped is added up.
         """
         plan = self.plan
         if plan is None:  # nothing was left to train
             return self._resumed or {}
+        skipped = self._skipped + self.trainer.lightning_module.skipped.rows(before_step=self.trainer.global_step)
+        epoch = plan.locate(max(0, self.next_pack - 1))[0]
+        reached = plan.mixture.drawn_before(plan.first_epoch + epoch + 1)
         return {
             "plan": self.plan_fingerprint,
             "next_pack": self.next_pack,
             "packs_per_step": plan.packs_per_step,
             "first_epoch": plan.first_epoch,
-            "epoch": plan.locate(max(0, self.next_pack - 1))[0],
+            "epoch": epoch,
+            "reached": dict(zip(self._train_table.names, reached.tolist(), strict=True)),
             "description": self.description,
-            "consumed": self._consumed.record(self.next_pack),
+            "consumed": self._consumed.record(self.next_pack, skipped=skipped),
+            "skipped_rows": [[row, count] for row, count in sorted(skipped.items())],
             "left_out": left_out(self._train_table),
             "cut": dict(self._train_table.cut_samples),
             "closed": self._closed,

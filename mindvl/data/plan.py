@@ -73,10 +73,13 @@ class PackPlan:
     budget: PackBudget
     packs_per_step: int
     seed: int
-    first_epoch: int = 0
-    """Number of the epoch that pack 0 belongs to; above 0 for a run that took up another plan on its way."""
     _epochs: dict[int, Epoch] = field(default_factory=dict, repr=False, compare=False)
     _lengths: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def first_epoch(self) -> int:
+        """Number of the epoch that pack 0 belongs to; above 0 for a run that took up another plan on its way."""
+        return self.mixture.first_epoch
 
     @property
     def fingerprint(self) -> str:
@@ -87,6 +90,8 @@ class PackPlan:
             state.update(np.ascontiguousarray(column, np.int64).tobytes())
         for column in (self.language_cost, self.vision_cost, mixture.passes):
             state.update(np.ascontiguousarray(column, np.float64).tobytes())
+        if mixture.begins.any():  # of a run's first plan all are 0
+            state.update(np.ascontiguousarray(mixture.begins, np.int64).tobytes())
         rule = (_RULE, self.budget, self.packs_per_step, self.seed, mixture.seed, self.first_epoch)
         state.update(repr(rule).encode())
         return state.hexdigest()
@@ -132,7 +137,7 @@ class PackPlan:
             length = self._lengths.get(epoch)
             if length is None:
                 length = len(self.epoch(epoch))
-            if length == 0 and self._is_exhausted(epoch):
+            if length == 0 and self.mixture.is_exhausted(self.first_epoch + epoch):
                 raise ValueError(f"the plan ends before pack {wanted}: every source has reached its max_epochs")
             if pack < length:
                 return epoch, pack
@@ -143,16 +148,12 @@ class PackPlan:
         """Whether every source has a limit, so that there is a last pack."""
         return bool((self.mixture.limits < NO_LIMIT)[self.mixture.passes > 0].all())
 
-    def _is_exhausted(self, epoch: int) -> bool:
-        drawn = self.mixture.drawn_before(self.first_epoch + epoch)
-        return bool((drawn >= self.mixture.limits)[self.mixture.passes > 0].all())
-
     def packs(self, start: int = 0) -> Iterator[np.ndarray]:
         """Rows of each pack from number `start` on; endless unless every source has a limit."""
         epoch, position = self.locate(start)
         while True:
             packs = self.epoch(epoch)
-            if len(packs) == 0 and self._is_exhausted(epoch):
+            if len(packs) == 0 and self.mixture.is_exhausted(self.first_epoch + epoch):
                 return
             for number in range(position, len(packs)):
                 yield packs.pack(number)

@@ -9,11 +9,13 @@ import xxhash
 
 from mindvl.data.index import ShardIndex
 from mindvl.data.raw import RawSample, Visual
+from mindvl.data.reasons import reason_of
 from mindvl.data.records import (
     RECORD_KINDS,
     as_visuals,
     frame_numbers,
     group_members,
+    members_problem,
     parse_record,
     picture_members,
     record_members,
@@ -33,7 +35,10 @@ class ShardReader:
         """`size` bytes at `offset`. Raises ValueError with both numbers when the shard ends before."""
         data = read_range(location, offset, size) if is_url(location) else self._read_local(location, offset, size)
         if len(data) != size:
-            raise ValueError(f"the shard has {len(data)} bytes at offset {offset}, its index says {size}: {location}")
+            raise ValueError(
+                f"the shard is not what was indexed: {location} has {len(data)} bytes at offset {offset}, "
+                f"its index says {size}"
+            )
         return data
 
     def _read_local(self, location: str, offset: int, size: int) -> bytes:
@@ -70,27 +75,37 @@ class ShardReader:
 def read_samples(location: str, *, refused: Callable[[str, str], None] | None = None) -> Iterator[RawSample]:
     """The samples of a shard in the order of the tar, without an index.
 
-    Raises ValueError when the tar is damaged. A sample without a readable record is one too, naming the sample, unless
-    `refused` is there to hear its key and the reason.
+    Raises ValueError when the tar is damaged. A sample without a readable record, or with a member twice, is one too,
+    naming the sample, unless `refused` is there to hear its key and the reason.
     """
     size_bytes = version_of(location).size_bytes
     with contextlib.closing(open_for_reading(location)) as file:
         for key, extensions in group_members(scan_members(file, location, size_bytes)).items():
-            members = picture_members(extensions)
-            images = as_visuals([_read_member(file, member) for member in members], frame_numbers(members))
-            problem = "no .json or .txt record"
-            for kind, member in record_members(extensions):
-                try:
-                    record = parse_record(_read_member(file, member), kind=kind, num_images=len(images))
-                except ValueError as error:
-                    problem = str(error)
-                    continue
-                yield RawSample(key, record, tuple(images))
-                break
-            else:
+            try:
+                sample = _sample_of(key, extensions, file)
+            except ValueError as error:
                 if refused is None:
-                    raise ValueError(f"{location}: sample {key}: {problem}")
-                refused(key, problem)
+                    raise ValueError(f"{location}: sample {key}: {error}") from error
+                refused(key, reason_of(error))
+            else:
+                yield sample
+
+
+def _sample_of(key: str, extensions: dict[str, list[Member]], file: SeekableFile) -> RawSample:
+    """The sample with the first of its records that can be read. Raises ValueError with the last one's reason."""
+    if problem := members_problem(extensions):
+        raise ValueError(problem)
+    members = picture_members(extensions)
+    images = as_visuals([_read_member(file, member) for member in members], frame_numbers(members))
+    found: list[ValueError] = []
+    for kind, member in record_members(extensions):
+        try:
+            record = parse_record(_read_member(file, member), kind=kind, num_images=len(images))
+        except ValueError as error:
+            found.append(error)
+        else:
+            return RawSample(key, record, tuple(images))
+    raise found[-1]
 
 
 def _read_member(file: SeekableFile, member: Member) -> bytes:

@@ -25,7 +25,8 @@ from mindvl.data.tar import Member
 IMAGE_EXTENSIONS = frozenset(("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff"))
 RECORD_KINDS = ("json", "txt")
 _CAPTION_KEYS = ("caption", "text")
-_FRAME = re.compile(r"(?P<number>\d+)\.(?P<frame>\d+)\.[a-z]+")
+_FRAME = re.compile(r"(?P<number>[0-9]+)\.(?P<frame>[0-9]+)\.[a-z]+")
+_NUMBER = re.compile(r"([0-9]+)")
 
 
 def group_members(members: Iterable[Member]) -> dict[str, dict[str, list[Member]]]:
@@ -41,16 +42,20 @@ def group_members(members: Iterable[Member]) -> dict[str, dict[str, list[Member]
 
 
 def picture_members(extensions: dict[str, list[Member]]) -> list[Member]:
-    """A sample's pictures and frames in the order of their numbers: `0.png` before `10.jpg`."""
+    """A sample's pictures and frames in order: of one word by their numbers, of different words as in the tar.
+
+    `png` comes first and files that begin with a number next: png 0.png 10.jpg, then left2.png left10.png right.png.
+    """
     names = [name for name in extensions if name.rsplit(".", 1)[-1] in IMAGE_EXTENSIONS]
-    return [extensions[name][0] for name in sorted(names, key=_picture_order)]
+    parts = {name: _words_and_numbers(name) for name in names}
+    place = {parts[name][0]: number for number, name in reversed([*enumerate(names)])} | {"": -1}
+    return [extensions[name][0] for name in sorted(names, key=lambda name: (place[parts[name][0]], parts[name], name))]
 
 
-def _picture_order(extension: str) -> tuple:
-    if frame := _FRAME.fullmatch(extension):
-        return (0, int(frame["number"]), int(frame["frame"]), extension)
-    number = extension.split(".", 1)[0]
-    return (0, int(number), -1, extension) if number.isdigit() else (1, 0, -1, extension)
+def _words_and_numbers(extension: str) -> list[str | int]:
+    """`img_10.png` is img_, 10 and an empty word: words and numbers take turns, so lists of them can be compared."""
+    stem = extension.rpartition(".")[0]
+    return [int(part) if place % 2 else part for place, part in enumerate(_NUMBER.split(stem))]
 
 
 def frame_numbers(members: Sequence[Member]) -> list[int]:
@@ -88,18 +93,31 @@ def record_members(extensions: dict[str, list[Member]]) -> list[tuple[str, Membe
     return [(name, extensions[name][0]) for name in RECORD_KINDS if name in extensions]
 
 
+def members_problem(extensions: dict[str, list[Member]]) -> str:
+    """Why the files of a sample are none that can be learnt from; empty if they may be."""
+    if not record_members(extensions):
+        return "no .json or .txt record"
+    return "a member is there twice" if any(len(members) > 1 for members in extensions.values()) else ""
+
+
 def parse_record(data: bytes, *, kind: str, num_images: int) -> dict:
     """The record of a sample, with `messages`.
 
-    Raises ValueError when it is no UTF-8, no JSON, or says nothing that can be learnt.
+    Raises ValueError when it is no UTF-8, no JSON, or says nothing that can be learnt; what comes before the colon of
+    its text is the same for all records that are wrong in that way.
     """
-    text = data.decode("utf-8-sig")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the record is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}") from error
     if kind == "txt":
         return {"messages": _exchange(None, text.strip(), num_images)}
     try:
         record = json.loads(text)
     except RecursionError as error:
         raise ValueError("the record is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"the record is not JSON: {error}") from error
     if not isinstance(record, dict):
         raise ValueError("the record is no JSON object")
     if "messages" in record:

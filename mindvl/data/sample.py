@@ -75,11 +75,15 @@ def check_visuals(placeholders: Sequence[str], images: Sequence[Visual]) -> None
     """Raises ValueError unless each placeholder of a conversation ("image" or "video") has its picture or video."""
     if len(placeholders) != len(images):
         raise ValueError(
-            f"the conversation has {len(placeholders)} image placeholders, the sample {len(images)} images"
+            f"placeholders and pictures differ in number: the conversation has {len(placeholders)} image placeholders, "
+            f"the sample {len(images)} images"
         )
     for number, (kind, visual) in enumerate(zip(placeholders, images, strict=True)):
         if kind != kind_of(visual):
-            raise ValueError(f"placeholder {number} is of type {kind}, the sample has a {kind_of(visual)} there")
+            raise ValueError(
+                "placeholders and pictures differ in kind: "
+                f"placeholder {number} is of type {kind}, the sample has a {kind_of(visual)} there"
+            )
 
 
 def cut_visuals(

@@ -2,18 +2,28 @@
 
 A location is a plain string. What is asked of a store is little: list, size and version, a range of bytes, and writing
 one small file whole. `pipe:` and whatever else would run a command is refused.
+
+Shards are named by a folder, a file, a glob, or braces as webdataset writes them. Nothing is lost without a word: each
+pattern in the braces must match, and an index whose tar is gone says that there was one:
+
+    docs                    docs/a-000000.tar    docs/a-000001.tar
+    docs/a-00000*.tar       docs/a-000000.tar    (docs/a-000001.tar.index.npz: refused, since a-000001.tar is missing)
+    docs/a-{000000..000001}.tar
 """
 
 from __future__ import annotations
 
+import fnmatch
+import hashlib
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, runtime_checkable
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*(::|://)")
 _GLOB = re.compile(r"[*?\[]")
+_INDEX = ".index.npz"
 
 
 @dataclass(frozen=True)
@@ -45,34 +55,101 @@ def is_url(location: str) -> bool:
     return bool(_URL.match(location))
 
 
-def find_shards(pattern: str | os.PathLike[str]) -> list[str]:
-    """Shards named by a folder, a file, a glob or a URL of these, sorted. Raises ValueError when there are none."""
+class NoShardsError(ValueError):
+    """Nothing is there under the name that was given."""
+
+
+def find_shards(pattern: str | os.PathLike[str], *, index_folder: str | None = None) -> list[str]:
+    """Shards named by a folder, a file, a glob, a pattern with braces or a URL of these, sorted.
+
+    Raises NoShardsError when there are none, also of one pattern in the braces, and ValueError for an index, beside the
+    tars or in `index_folder`, whose tar is missing.
+    """
     text = os.fspath(pattern)
-    found = _find_remote(text) if is_url(text) else _find_local(Path(text))
-    if not found:
-        raise ValueError(f"no shards at {text}: 0 files match")
+    found: set[str] = set()
+    for one in _unbraced(text):
+        names, wanted = _find_remote(one) if is_url(one) else _find_local(Path(one))
+        shards = {name for name in names if not name.endswith(_INDEX)}
+        indexed = {name.removesuffix(_INDEX): name for name in names if name.endswith(f".tar{_INDEX}")}
+        if index_folder is not None and wanted is not None:
+            indexed |= _indexed_elsewhere(shards, wanted, index_folder)
+        _check_complete(shards, indexed)
+        if not shards:
+            within = f" of {text}" if one != text else ""
+            raise NoShardsError(f"no shards at {one}{within}: 0 files match")
+        found |= shards
+    return sorted(found)
+
+
+def index_location(shard: str, folder: str | None = None) -> str:
+    """Where a shard's index lies: beside the tar, or in `folder` when the tar's own place cannot be written."""
+    if folder is None:
+        return f"{shard}{_INDEX}"
+    place = hashlib.blake2b(shard.encode(), digest_size=6).hexdigest()
+    name = f"{PurePosixPath(shard).name}.{place}{_INDEX}"
+    return f"{folder.rstrip('/')}/{name}" if is_url(folder) else str(PurePosixPath(folder) / name)
+
+
+def _unbraced(pattern: str) -> list[str]:
+    """`a-{0..2}.tar` is three names, unless a file of that very name is there."""
+    if "{" not in pattern or (not is_url(pattern) and Path(pattern).exists()):
+        return [pattern]
+    from braceexpand import braceexpand
+
+    try:
+        return list(braceexpand(pattern, escape=False))
+    except ValueError as error:
+        raise ValueError(f"no shards at {pattern}: a brace has no partner") from error
+
+
+def _find_local(pattern: Path) -> tuple[set[str], str | None]:
+    """Tars that a pattern names, with the indexes beside them, and how such tars are called; None for one that is."""
+    if pattern.is_file():
+        return {str(pattern)}, None
+    folder, wanted = (pattern, "*.tar") if pattern.is_dir() else (pattern.parent, pattern.name)
+    if not folder.is_dir():
+        raise NoShardsError(f"no shards at {pattern}: the folder {folder} does not exist")
+    return {str(path) for name in (wanted, f"{wanted}{_INDEX}") for path in folder.glob(name)}, wanted
+
+
+def _find_remote(url: str) -> tuple[set[str], str | None]:
+    """The same behind a URL."""
+    store, path = _store(url)
+    wanted: str | None = "*.tar"
+    if _GLOB.search(path):
+        found = [name for pattern in (path, f"{path}{_INDEX}") for name in store.glob(pattern)]
+        wanted = PurePosixPath(path).name
+    elif store.isdir(path):
+        found = [name for name in store.ls(path, detail=False) if name.endswith((".tar", f".tar{_INDEX}"))]
+    else:
+        found, wanted = [path] if store.exists(path) else [], None
+    return {str(store.unstrip_protocol(name)) for name in found}, wanted
+
+
+def _indexed_elsewhere(shards: set[str], wanted: str, folder: str) -> dict[str, str]:
+    """Shards beside these that have an index in `folder`, whose name holds the hash of the shard's location."""
+    if is_url(folder):
+        store, path = _store(folder)
+        names = [PurePosixPath(name).name for name in store.ls(path, detail=False)] if store.exists(path) else []
+    else:
+        names = [path.name for path in Path(folder).glob(f"*{_INDEX}")]
+    found = {}
+    for place in {shard.removesuffix(PurePosixPath(shard).name) for shard in shards}:
+        for name in names:
+            tar = name.removesuffix(_INDEX).rpartition(".")[0]
+            index = index_location(place + tar, folder)
+            if PurePosixPath(index).name == name and fnmatch.fnmatchcase(tar, wanted):
+                found[place + tar] = index
     return found
 
 
-def _find_local(pattern: Path) -> list[str]:
-    if pattern.is_dir():
-        return sorted(str(path) for path in pattern.glob("*.tar"))
-    if pattern.is_file():
-        return [str(pattern)]
-    if not pattern.parent.is_dir():
-        raise ValueError(f"no shards at {pattern}: the folder {pattern.parent} does not exist")
-    return sorted(str(path) for path in pattern.parent.glob(pattern.name))
-
-
-def _find_remote(url: str) -> list[str]:
-    store, path = _store(url)
-    if _GLOB.search(path):
-        found = store.glob(path)
-    elif store.isdir(path):
-        found = [name for name in store.ls(path, detail=False) if name.endswith(".tar")]
-    else:
-        found = [path] if store.exists(path) else []
-    return sorted(str(store.unstrip_protocol(name)) for name in found)
+def _check_complete(shards: set[str], indexed: dict[str, str]) -> None:
+    """Raises ValueError for an index without its tar."""
+    if lost := sorted(indexed.keys() - shards):
+        raise ValueError(
+            f"{len(lost)} of {len(indexed)} indexed shards are missing: {lost[0]} is not there, its index "
+            f"{indexed[lost[0]]} is; bring the tar back, or delete the index to do without it"
+        )
 
 
 def version_of(location: str) -> FileVersion:

@@ -16,12 +16,12 @@ import numpy as np
 
 from mindvl.data.cost import CostModel
 from mindvl.data.images import MAX_ASPECT_RATIO
-from mindvl.data.index import ShardIndex, index_location, read_index
+from mindvl.data.index import ShardIndex, read_index
 from mindvl.data.indexing import load_index
-from mindvl.data.mixture import Source, WeighBy, mix
+from mindvl.data.mixture import Earlier, Source, WeighBy, mix
 from mindvl.data.pixels import PixelBudget
 from mindvl.data.plan import PackBudget, PackPlan
-from mindvl.data.storage import find_shards
+from mindvl.data.storage import find_shards, index_location
 
 TooLong = Literal["drop", "cut"]
 """What happens to a sample that is larger than a pack: it is left out, or cut after an earlier answer."""
@@ -36,6 +36,8 @@ class LeftOut:
     source: str
     shard: str
     reason: str
+    too_large: bool = False
+    """Whether the samples are good ones that the budgets of a pack leave no room for."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ class SampleTable:
         self.names = list(sources)
         self.shards: list[str] = []
         self.left_out: Counter[LeftOut] = Counter()
+        self.examples: dict[LeftOut, str] = {}
+        """The key of the first sample of each."""
         self.cut_samples: Counter[str] = Counter()
         """Conversations that were cut, by source."""
         self.checksums: dict[str, str] = {}
@@ -98,7 +102,7 @@ class SampleTable:
         shard: list[np.ndarray] = []
         starts = [0]
         for name, source in sources.items():
-            for location in find_shards(source.shards):
+            for location in find_shards(source.shards, index_folder=index_folder):
                 index = load_index(location, tokenizer, folder=index_folder)
                 if index is None:
                     raise ValueError(f"shard {location} has no index for this tokenizer: run `mindvl data index`")
@@ -109,8 +113,8 @@ class SampleTable:
                 self.checksums[location] = index.facts.checksum
             starts.append(sum(len(part.row) for part in parts))
             if starts[-1] == starts[-2]:
-                reasons = {item.reason: count for item, count in self.left_out.items() if item.source == name}
-                raise ValueError(f"source {name} has 0 usable samples in {source.shards}; left out: {reasons}")
+                why = "; ".join(self.left_out_lines(name)) or "its shards hold none"
+                raise ValueError(f"source {name} has 0 usable samples in {source.shards}: {why}")
         self.starts = np.asarray(starts, np.int64)
         self.shard = np.concatenate(shard)
         columns = {
@@ -144,19 +148,36 @@ class SampleTable:
         )
         reasons = np.asarray(index.facts.problems, object)[index.problem]
         budget = self.budget
-        for reason, wrong in {
-            f"a picture's aspect ratio is over {MAX_ASPECT_RATIO}": odd > 0,
+        too_large = {
             f"longer than the sequence of {budget.tokens} tokens": columns.tokens > budget.tokens,
             f"more than the budget of {budget.patches} patches": columns.patches > budget.patches,
             f"more than {budget.images} images": columns.images > budget.images,
-        }.items():
+        }
+        too_narrow = {f"a picture's aspect ratio is over {MAX_ASPECT_RATIO}": odd > 0}
+        for reason, wrong in (too_narrow | too_large).items():
             reasons[wrong & (reasons == "")] = reason
         if self.too_long == "cut":
             self._cut(source, index, columns, reasons, odd, shown)
         for reason, count in Counter(reasons[reasons != ""]).items():
-            self.left_out[LeftOut(source, location, reason)] += count
+            item = LeftOut(source, location, reason, too_large=reason in too_large)
+            self.left_out[item] += count
+            self.examples.setdefault(item, index.key(int(np.argmax(reasons == reason))))
         good = np.flatnonzero(reasons == "")
         return _Columns(*(getattr(columns, name)[good] for name in _Columns.__dataclass_fields__))
+
+    def left_out_lines(self, source: str) -> list[str]:
+        """What was left out of a source in words, one line for each reason: how many, and which of them came first."""
+        counts: Counter[str] = Counter()
+        first: dict[str, LeftOut] = {}
+        for item, count in self.left_out.items():
+            if item.source == source:
+                counts[item.reason] += count
+                first.setdefault(item.reason, item)
+        return [
+            f"left out {count} samples of {source}: {reason} (such as {self.examples[first[reason]]} in "
+            f"{first[reason].shard})"
+            for reason, count in counts.most_common()
+        ]
 
     def _shown(self, index: ShardIndex) -> _Shown:
         """What the pictures and videos of a shard become under the pixel budget."""
@@ -190,9 +211,10 @@ class SampleTable:
                 self.cut_samples[source] += 1
                 break
 
-    def plan(self, *, weigh_by: WeighBy, packs_per_step: int, seed: int, first_epoch: int = 0) -> PackPlan:
-        """The plan over these samples."""
-        mixture = mix(list(self.sources.values()), self.starts, self.tokens, weigh_by=weigh_by, seed=seed)
+    def plan(self, *, weigh_by: WeighBy, packs_per_step: int, seed: int, earlier: Earlier | None = None) -> PackPlan:
+        """The plan over these samples, of a run that may have followed others `earlier`."""
+        sources = list(self.sources.values())
+        mixture = mix(sources, self.starts, self.tokens, weigh_by=weigh_by, seed=seed, earlier=earlier)
         return PackPlan(
             tokens=self.tokens,
             patches=self.patches,
@@ -203,7 +225,6 @@ class SampleTable:
             budget=self.budget,
             packs_per_step=packs_per_step,
             seed=seed,
-            first_epoch=first_epoch,
         )
 
     def source_of(self, sample: int) -> str:

@@ -12,11 +12,12 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mindvl.batch import IMAGE_PAD, VIDEO_PAD, VISION_END, VISION_START
 from mindvl.data.chat_template import teach_pictures
+from mindvl.vision_tokens import add_vision_tokens
 
 log = logging.getLogger(__name__)
 
@@ -71,11 +72,17 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """A tokenizer from a hub id or folder; the name "bytes" makes `byte_tokenizer()`.
 
     One without tokens for pictures gets them behind its last id, in a fixed order, and a chat template that shows
-    texts only learns to show pictures. Code that a folder brings is never run. ValueError without a chat template.
+    texts only learns to show pictures. Code that a folder brings is never run. ValueError when there is no tokenizer of
+    that name, or it has no chat template.
     """
     if str(name) == "bytes":
         return byte_tokenizer()
-    tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        missing = "no such folder, and the hub does not give it"
+        found = "the folder holds no tokenizer that can be read" if Path(name).is_dir() else missing
+        raise ValueError(f"tokenizer {name}: {found}: {str(error).strip().splitlines()[0]}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ValueError(f"tokenizer {name}: {type(tokenizer).__name__} has no tokenizer.json, which texts are read by")
     if tokenizer.chat_template is None:
@@ -91,19 +98,6 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     except ValueError as error:
         raise ValueError(f"tokenizer {name}: {error}") from error
     return tokenizer
-
-
-def add_vision_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Give a tokenizer the tokens that mark pictures and videos, unless it has those of pictures; the new ids.
-
-    They follow the last id in the order in which Qwen's vocabulary has them, so two machines agree about them.
-    """
-    known = tokenizer.get_vocab()
-    if all(token in known for token in (VISION_START, VISION_END, IMAGE_PAD)):
-        return {}
-    missing = [token for token in (VISION_START, VISION_END, IMAGE_PAD, VIDEO_PAD) if token not in known]
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in missing], special_tokens=True)
-    return {token: tokenizer.convert_tokens_to_ids(token) for token in missing}
 
 
 @cache
@@ -147,7 +141,11 @@ def text_only(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     return plain
 
 
+_RULE = 2
+"""Of `mindvl.data.chat`: grows when conversations get other tokens or targets under the same tokenizer."""
+
+
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Short hash of all that decides token ids: vocabulary, merges, added tokens and the chat template."""
-    state = tokenizer.backend_tokenizer.to_str() + str(tokenizer.chat_template)
+    """Short hash of all that decides token ids: vocabulary, merges, added tokens, chat template and how it is read."""
+    state = f"{_RULE} {tokenizer.backend_tokenizer.to_str()}{tokenizer.chat_template}"
     return hashlib.blake2b(state.encode(), digest_size=8).hexdigest()

@@ -5,19 +5,31 @@ In this order a process never holds more than its slices and one tensor, whateve
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from mindvl.model.config import MindVLConfig
 from mindvl.model.initial import initialise
 from mindvl.model.mindvl import MindVL
-from mindvl.model.weights.accounting import WeightSource
-from mindvl.model.weights.assembly import Part, assembled_config, read_pretrained_config
+from mindvl.model.settings import DOWNLOAD, known_only
+from mindvl.model.weights.accounting import WeightSource, say
+from mindvl.model.weights.assembly import (
+    PIXEL_FIELDS,
+    Part,
+    assembled_config,
+    check_token_ids,
+    has_tokenizer,
+    read_pretrained_config,
+    require_saved,
+)
 from mindvl.model.weights.fill import fill
 from mindvl.model.weights.locate import folder_of
+from mindvl.vision_tokens import add_vision_tokens
 
 
 def build(
@@ -50,21 +62,68 @@ def build(
     return model
 
 
-def assemble(
-    vision: str | dict[str, Any],
-    language: str | dict[str, Any],
+def reopen(
+    origin: str | Path,
     tokenizer: PreTrainedTokenizerBase | None = None,
     *,
-    dtype: torch.dtype | Literal["auto"] = "auto",
+    config: MindVLConfig | None = None,
+    dtype: torch.dtype | None = None,
+    allow_pickle_which_can_run_code: bool = False,
+    **settings: Any,
+) -> MindVL:
+    """A saved MindVL in evaluation mode; what is not said anew is its own, its dtype too.
+
+    ValueError when a tensor is missing, too many, or of another shape; when a file is damaged; and, with a tokenizer,
+    when its placeholders are others.
+    """
+    known = ("config", "tokenizer", *PIXEL_FIELDS, *DOWNLOAD, "allow_pickle_which_can_run_code")
+    said = known_only(settings, known, "a saved MindVL")
+    download = {name: said.pop(name) for name in DOWNLOAD if name in said}
+    folder = folder_of(origin, pickles=allow_pickle_which_can_run_code, **download)
+    config = require_saved(folder) if config is None else copy.deepcopy(config)
+    config._name_or_path = str(origin)
+    for name, value in said.items():
+        setattr(config, name, value)
+    dtype = dtype or config.dtype or torch.float32
+    for each in (config, config.vision_config, config.text_config):
+        each.dtype = dtype  # the language model is built in that of its own configuration
+    if tokenizer is not None:
+        check_token_ids(config, tokenizer)
+    model = build(config, [WeightSource(str(folder), "model", allow_pickle_which_can_run_code)], dtype=dtype).eval()
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model
+
+
+def assemble(
+    vision: str | Path | dict[str, Any],
+    language: str | Path | dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    dtype: torch.dtype | None = None,
     **fields: Any,
 ) -> MindVL:
     """A model in evaluation mode from a tower and a language model; `MindVL.from_pretrained` says what they may be."""
+    said = known_only(fields, PIXEL_FIELDS, "a model of two parts")
     tower, text = Part.of("vision", vision), Part.of("language", language)
     if tokenizer is None:
-        if text.pretrained is None:
-            raise ValueError("a language model with random weights needs a tokenizer; give tokenizer=...")
-        tokenizer = AutoTokenizer.from_pretrained(folder_of(text.pretrained, weights=False), trust_remote_code=False)
-    if dtype == "auto":
+        tokenizer = _own_tokenizer(text.pretrained)
+    if dtype is None:
         dtype = (read_pretrained_config(text.pretrained).dtype if text.pretrained else None) or torch.float32
-    config = assembled_config(tower, text, tokenizer, **fields)
+    config = assembled_config(tower, text, tokenizer, **said)
     return build(config, [*tower.weights(), *text.weights()], dtype=dtype).eval()
+
+
+def _own_tokenizer(language: str | None) -> PreTrainedTokenizerBase:
+    """The language model's, with vision tokens behind its last id where it has none."""
+    if language is None:
+        raise ValueError("a language model with random weights needs a tokenizer; give tokenizer=...")
+    if not has_tokenizer(language):
+        raise ValueError(
+            f"{language} holds no tokenizer (no tokenizer.json, no tokenizer_config.json); give tokenizer=..."
+        )
+    tokenizer = AutoTokenizer.from_pretrained(folder_of(language, weights=False), trust_remote_code=False)
+    added = add_vision_tokens(tokenizer)
+    if added:
+        say("tokenizer of %s: added %s", language, ", ".join(f"{token} as {number}" for token, number in added.items()))
+    return tokenizer

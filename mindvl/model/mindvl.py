@@ -27,6 +27,7 @@ from mindvl.model.config import MindVLConfig
 from mindvl.model.joining import join, placeholder_positions
 from mindvl.model.moe import register_grouped_experts, replace_routers
 from mindvl.model.operators import replace_operators
+from mindvl.model.settings import dtype_of, without_autos
 from mindvl.model.sharing import check_tower, own_share, whole_losses
 from mindvl.model.towers import build_tower
 from mindvl.model.vision import vision_inputs
@@ -86,26 +87,32 @@ class MindVL(PreTrainedModel, GenerationMixin):
     def from_pretrained(
         cls,
         folder: str | Path | None = None,
-        *arguments,
-        vision: str | dict[str, Any] | None = None,
-        language: str | dict[str, Any] | None = None,
+        *,
+        vision: str | Path | dict[str, Any] | None = None,
+        language: str | Path | dict[str, Any] | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        **settings,
+        dtype: str | torch.dtype | None = None,
+        torch_dtype: str | torch.dtype | None = None,
+        **settings: Any,
     ) -> MindVL:
         """A saved MindVL from its folder, or one assembled of a vision tower and a language model from elsewhere.
 
         Assembled, `vision` and `language` are hub ids, folders, "random", or fields with `pretrained` among them; see
-        `mindvl.model.weights.assembly`. `tokenizer` is the language model's own where it has vision tokens; else give
-        `mindvl.data.tokenizer.load_tokenizer(...)`, which adds them. `dtype` is the language model's by default, other
-        settings are MindVLConfig's. Comes back in evaluation mode.
+        `mindvl.model.weights.assembly`. `tokenizer` is the language model's own by default; where that has no vision
+        tokens it gets them, as `mindvl.data.tokenizer.load_tokenizer` gives it them, and the embedding grows.
+
+        Every tensor has to be there, in its shape, and no other. `dtype` is as saved, or the language model's, by
+        default; `settings` are the pixel fields of MindVLConfig, and what `mindvl.model.settings` lists. Comes back in
+        evaluation mode. ValueError says what does not fit, and names what it does not know.
         """
-        if vision is None and language is None:
-            return super().from_pretrained(folder, *arguments, **settings)
+        from mindvl.model.building import assemble, reopen
+
+        wanted, others = dtype_of(dtype, torch_dtype), without_autos(settings)
+        if folder is not None and vision is None and language is None:
+            return reopen(folder, tokenizer, dtype=wanted, **others)
         if folder is not None or vision is None or language is None:
             raise ValueError("from_pretrained takes either a folder, or both vision=... and language=...")
-        from mindvl.model.building import assemble
-
-        return assemble(vision, language, tokenizer, **settings)
+        return assemble(vision, language, tokenizer, dtype=wanted, **others)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Both parts have initialised their own weights when they were built."""

@@ -22,8 +22,9 @@ from transformers import PreTrainedConfig
 from mindvl.batch import ImageGrid, VisionInputs
 from mindvl.model.attention import packed_attention_forward, register_packed_attention
 from mindvl.ops.exchange import gather_rows, split_of
-from mindvl.ops.patch_embed import embed_patches
+from mindvl.ops.patch_embed import embed_patches, patch_embed_reference
 from mindvl.ops.rotary import apply_rotary
+from mindvl.ops.table import is_forced
 from mindvl.ops.vision_layout import vision_layout
 
 WHOLE_PICTURE = 1 << 30
@@ -45,7 +46,13 @@ def embed_pixels(
     The normalisation of bytes, (x / 255 - mean) / std per channel, is linear: it is folded into the kernel and a
     bias, so no normalised copy of the pictures exists. Bytes are counted from 128, which leaves a third of the rounding
     error: the product and the bias are then no large numbers that almost cancel.
+
+    Floats in fp32 that ask for no gradient are what a stock processor hands over, and stock models embed them by the
+    convolution itself: so does this, and the two differ by no rounding of a product.
     """
+    if not torch.is_grad_enabled() and patches.dtype == weight.dtype == torch.float32 and not is_forced("patch_embed"):
+        embedded = embed_patches(patches, weight, by=patch_embed_reference)
+        return embedded if bias is None else embedded + bias
     if patches.dtype == torch.uint8:
         middle, spread = weight.new_tensor(tuple(mean)), weight.new_tensor(tuple(std))
         offset = weight.sum(dim=(2, 3, 4)) @ ((middle - _MIDDLE_BYTE / 255) / spread)

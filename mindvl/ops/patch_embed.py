@@ -7,6 +7,8 @@ fold into their sum: half the arithmetic, half the bytes from the data workers, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,9 +19,15 @@ from mindvl.ops.table import choose
 
 
 def embed_patches(
-    patches: Float[Tensor, "patches pixels"], weight: Float[Tensor, "dim channels frames patch patch"]
+    patches: Float[Tensor, "patches pixels"],
+    weight: Float[Tensor, "dim channels frames patch patch"],
+    *,
+    by: Callable[..., Tensor] | None = None,
 ) -> Float[Tensor, "patches dim"]:
-    """Embed still patches (channels*patch*patch values) or two-frame patches (twice as many) with a Conv3d's weight."""
+    """Embed still patches (channels*patch*patch values) or two-frame patches (twice as many) with a Conv3d's weight.
+
+    `by` is one of the functions below; the operator table's choice by default.
+    """
     _, channels, frames, size, _ = weight.shape
     still_pixels = channels * size * size
     if patches.shape[1] not in (still_pixels, still_pixels * frames):
@@ -27,7 +35,7 @@ def embed_patches(
             f"a patch has {patches.shape[1]} values; the tower takes {still_pixels} (still) "
             f"or {still_pixels * frames} ({frames} frames)"
         )
-    return choose("patch_embed", patches)(patches, weight)
+    return (by or choose("patch_embed", patches))(patches, weight)
 
 
 def patch_embed_reference(

@@ -133,6 +133,12 @@ def _load(where: str) -> Callable:
 
 # Forced choices.
 
+
+def is_forced(operator: str) -> bool:
+    """Whether an entry of this operator was asked for by name."""
+    return operator in _forced()
+
+
 _choices: dict[str, str] | None = None
 """Operator -> entry that must be used; None until the environment has been read."""
 

@@ -1,10 +1,13 @@
 """What one device of a kind can do by its data sheet, for plans of machines that are not at hand.
 
-    name      bf16 peak    memory    links within a node    network
-    h100      989 TFLOP/s   80 GB    450 GB/s to 8          50 GB/s
-    910b      313 TFLOP/s   64 GB    196 GB/s to 8          25 GB/s
+    name     bf16 peak       memory       links within a node     network
+    h100     989 TFLOP/s     79.1 GiB     450 GB/s to 8           50 GB/s
+    910b     313 TFLOP/s     60.9 GiB     196 GB/s to 8           25 GB/s
 
-Rates are dense ones, and of one direction. A device is what PyTorch counts as one: of a 910C, one of its two dies.
+Rates are dense ones, and of one direction. Memory is what PyTorch calls a device's total capacity: less than the data
+sheet's, by what the driver and error correction take. A device is what PyTorch counts as one: of a 910C, one of its two
+dies. There are several 910B: `910b` is the B3, with 20 cores for matrix products, `910b2` the B2, with 24; the B4, with
+half the memory, is not here, since its peak is not published.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from dataclasses import dataclass
 
 GiB = 1 << 30
 USABLE_RATIO = 0.92
-"""Share of a device's memory that tensors can have; the rest is the driver's, the collectives' and lost between."""
+"""Share of a device's memory that tensors can have; the rest is for contexts, collectives, and lost between tensors."""
 
 
 @dataclass(frozen=True)
@@ -32,28 +35,49 @@ class DeviceType:
     network_bytes_per_s: float
     """To other nodes, one direction."""
     source: str
+    memory_source: str
+    """Who has seen that much."""
 
     @property
     def usable_bytes(self) -> float:
         return USABLE_RATIO * self.memory_bytes
 
-    def bytes_per_s(self, span: int) -> float:
-        """Rate within a group of ranks of which the first and the last are `span` ranks apart, both counted."""
-        return self.link_bytes_per_s if span <= self.node_devices else self.network_bytes_per_s
-
 
 DEVICE_TYPES = {
     device.name: device
     for device in (
-        DeviceType("a100", 312e12, 80e9, 8, 300e9, 25e9, "NVIDIA A100 80GB SXM data sheet; DGX A100, 8 x HDR 200 Gb/s"),
-        DeviceType("h100", 989e12, 80e9, 8, 450e9, 50e9, "NVIDIA H100 SXM data sheet; DGX H100, 8 x NDR 400 Gb/s"),
-        DeviceType("h200", 989e12, 141e9, 8, 450e9, 50e9, "NVIDIA H200 SXM data sheet; DGX H200, 8 x NDR 400 Gb/s"),
-        DeviceType("910b", 313e12, 64e9, 8, 196e9, 25e9, "Huawei Atlas 800T A2: 8 x 910B, 2.5 PFLOP/s, 8 x 200 GE"),
         DeviceType(
-            "910c", 376e12, 64e9, 768, 196e9, 25e9, "arXiv 2506.12708, table 1, halved: one die of CloudMatrix384"
+            "a100", 312e12, 79.1 * GiB, 8, 300e9, 25e9,
+            "NVIDIA A100 80GB SXM data sheet; DGX A100, 8 x HDR 200 Gb/s",
+            "an out-of-memory message, vllm-project/vllm issue 4408",
+        ),
+        DeviceType(
+            "h100", 989e12, 79.1 * GiB, 8, 450e9, 50e9,
+            "NVIDIA H100 SXM data sheet; DGX H100, 8 x NDR 400 Gb/s",
+            "an out-of-memory message, vllm-project/vllm issue 27508",
+        ),
+        DeviceType(
+            "h200", 989e12, 139.7 * GiB, 8, 450e9, 50e9,
+            "NVIDIA H200 SXM data sheet; DGX H200, 8 x NDR 400 Gb/s",
+            "nvidia-smi's list of instances, NVIDIA/mig-parted issue 120",
+        ),
+        DeviceType(
+            "910b", 313e12, 60.9 * GiB, 8, 196e9, 25e9,
+            "910B3: Huawei Atlas 800T A2, 2.5 PFLOP/s for 8, 8 x 200 GE; that these are B3 is known at second hand",
+            "an out-of-memory message, zai-org/CogVideo issue 63",
+        ),
+        DeviceType(
+            "910b2", 376e12, 60.9 * GiB, 8, 196e9, 25e9,
+            "910B2: peak known at second hand, 315 TFLOP/s were measured; links and network as of 910b",
+            "an out-of-memory message, vllm-project/vllm-ascend issue 1127",
+        ),
+        DeviceType(
+            "910c", 376e12, 61.2 * GiB, 768, 196e9, 25e9,
+            "arXiv 2506.12708, table 1, halved: one die of CloudMatrix384",
+            "an out-of-memory message, sgl-project/sglang issue 29838",
         ),
     )
-}
+}  # fmt: skip
 MEASURED = "cpu"
 
 
@@ -74,13 +98,14 @@ def _this_machine(ranks: int) -> DeviceType:
 
     from mindvl.device import device_name, matmul_peak
 
-    source, target = torch.ones(8 << 20), torch.empty(8 << 20)
+    here, there = torch.ones(8 << 20), torch.empty(8 << 20)
     times_s = []
     for _ in range(5):
         start = time.perf_counter()
-        target.copy_(source)
+        there.copy_(here)
         times_s.append(time.perf_counter() - start)
-    copied = source.nbytes / min(times_s) / ranks
+    copied = here.nbytes / min(times_s) / ranks
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / ranks
     flops = matmul_peak(size=1024) / ranks
-    return DeviceType(MEASURED, flops, memory, ranks, copied, copied, f"measured on {device_name()}")
+    source = f"measured on {device_name()}"
+    return DeviceType(MEASURED, flops, memory, ranks, copied, copied, source, "the system, shared by the ranks")

@@ -13,7 +13,6 @@ A model that is shared out over ranks is run by all of them together, though eac
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +33,7 @@ from mindvl.data.sample import check_visuals, cut_visuals, visual_grids, widen_p
 from mindvl.data.tokenizer import load_tokenizer
 from mindvl.model.mindvl import MindVL
 from mindvl.model.weights.assembly import check_token_ids
-from mindvl.phases.decoding import Decoding, SayWords, StopAtText, cut_at_stop, processors
+from mindvl.phases.decoding import Decoding, SayWords, StopAtText, after_opening, cut_at_stop, processors
 from mindvl.phases.in_step import in_step, must_run_together
 
 GREEDY = Decoding()
@@ -54,6 +53,7 @@ class Answer:
     """What the model said, or why it could not be asked."""
 
     text: str
+    """Without the empty thoughts that a chat template as Qwen3's puts before an answer."""
     visual_tokens: int
     """Tokens that the pictures and videos took."""
     new_tokens: int = 0
@@ -101,6 +101,7 @@ class Answerer:
     ):
         check_token_ids(model.config, tokenizer)
         self.model, self.tokenizer, self.encoder = model, tokenizer, ChatEncoder(tokenizer)
+        self.opening = self.encoder.opening
         self.min_pixels = model.config.min_pixels if min_pixels is None else min_pixels
         self.max_pixels = model.config.max_pixels if max_pixels is None else max_pixels
         if self.min_pixels > self.max_pixels:
@@ -224,13 +225,13 @@ class Answerer:
         longest = inputs["input_ids"].shape[1]
         stopping = StoppingCriteriaList()
         if decoding.stop:
-            stopping.append(StopAtText(self.tokenizer, decoding.stop, prompt_tokens=longest))
+            stopping.append(StopAtText(self.tokenizer, decoding.stop, prompt_tokens=longest, opening=self.opening))
         output = self.model.generate(
             **inputs,
             generation_config=self._generation_config(decoding),
             logits_processor=processors(decoding, [] if decoding.greedy else [prompt.number for prompt in encoded]),
             stopping_criteria=stopping,
-            streamer=None if say is None else SayWords(self.tokenizer, decoding.stop, say),
+            streamer=None if say is None else SayWords(self.tokenizer, decoding.stop, say, self.opening),
             synced_gpus=self._together,  # go on until the last rank's answers are written
         )
         return [self._read(prompt, row, decoding) for prompt, row in zip(encoded, output[:, longest:], strict=True)]
@@ -287,7 +288,7 @@ class Answerer:
         )
 
     def _text(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+        return after_opening(self.tokenizer.decode(ids, skip_special_tokens=True), self.opening)
 
 
 def _batches(
@@ -307,14 +308,7 @@ def _batches(
 
 def load_answerer(folder: Path, *, min_pixels: int | None = None, max_pixels: int | None = None) -> Answerer:
     """An answerer from a saved model's folder, which holds its tokenizer too. ValueError for any other folder."""
-    config = folder / "config.json"
-    if not config.is_file():
+    if not (folder / "config.json").is_file():  # nor is it a hub id
         raise ValueError(f"{folder} is no saved model: it has no config.json")
-    kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    if kind != MindVL.config_class.model_type:
-        raise ValueError(f"{folder} holds a model of type {kind}, not {MindVL.config_class.model_type}")
-    try:
-        model = MindVL.from_pretrained(folder).eval()
-    except OSError as error:
-        raise ValueError(f"{folder} does not open: {error}") from error
+    model = MindVL.from_pretrained(folder)
     return Answerer(model, load_tokenizer(folder), min_pixels=min_pixels, max_pixels=max_pixels)

@@ -1,12 +1,19 @@
 """What MindVL's phases share: a step, one loss, rates by part, and what is logged.
 
-The method in short (arXiv 2509.11662, three phases). The same model is trained three times on packs of conversations:
+The method in short (arXiv 2509.11662). The same model, a trained vision tower and a language model joined by a
+projector that knows nothing yet, is trained three times on packs of conversations whose pictures keep their resolution:
 
-    warm-up             the projector alone learns to speak to a frozen language model;
-    multitask           everything learns, on captions, text, tables, charts, boxes and sums at native resolution;
-    instruction tuning  answers alone are supervised.
+    warm-up             the projector alone learns to speak to a frozen language model, from captions, boxes and OCR;
+    multitask           everything learns, from captions, text, tables, charts, boxes and sums: each word counts;
+    instruction tuning  projector and language model learn from questions, half without a picture: answers count.
 
-A phase says which parts train and what is supervised; everything else is here.
+Multitask training runs at several sequence lengths from one warm-up, and the checkpoints are averaged weight by weight
+(`mindvl average`); then, without training, each benchmark is given the pixel budget that serves it best (`mindvl
+resolution`). Both help, and together more: that is the paper's claim, which `configs/study` tests in small. Rates,
+batch sizes, tokens per phase and what instruction tuning freezes are not public; defaults here follow Qwen2.5-VL
+(arXiv 2502.13923) where it says, and are arguments in any case.
+
+A phase says which parts train (`trains`) and what is supervised; everything else is here.
 
 The loss of an optimizer step is the cross-entropy summed over its supervised tokens, divided once by their number,
 over all ranks and accumulated packs. Packs carry unequal numbers of supervised tokens, so a mean of per-pack means

@@ -3,23 +3,27 @@
 Everything runs inside transformers' `generate`; what is here are the pieces that are handed to it.
 
 A drawn answer is a function of the prompt and the settings, as a greedy one is. transformers draws a whole batch from
-one stream of random numbers, so a prompt's answer would change with its neighbours. Here every row has a stream of its
-own, seeded by `seed` and by the prompt's tokens and patches, and uses one number per token:
+one stream of random numbers, so a prompt's answer would change with its neighbours. Here every row has noise of its
+own, a hash of `seed`, of the prompt's tokens and patches, of the step and of the token:
 
-    temperature, top-k, top-p leave   "a" 0.5   "b" 0.3   "c" 0.2
-    heights, largest first                0.5       0.8       1.0
-    the row's next number is 0.62     ->  "b"
+                                      "a"     "b"     "c"
+    temperature, top-k, top-p leave   0.5     0.3     0.2
+    logarithm                        -0.7    -1.2    -1.6
+    Gumbel noise of this step         0.1     1.4     0.3
+    sum, the largest is taken        -0.6     0.2    -1.3     ->  "b"
 
-So a prompt is answered alike alone, in any batch and in any order, as far as its logits agree: a number that falls
-within a rounding (some 1e-6) of a height may choose the neighbour. Another sample of the same prompt is another `seed`.
+The largest sum is "b" in just 0.3 of all cases (the Gumbel-max trick). Logits of two batches differ by roundings, some
+1e-6, and sums by as little; a draw by heights of sorted shares would change by whole tokens where two of them swap
+places. So a prompt is answered alike alone, in any batch and in any order, unless two sums lie within a rounding of
+each other. Another sample of the same prompt is another `seed`.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -77,21 +81,45 @@ class Decoding:
 
 
 class DrawEachRow(LogitsProcessor):
-    """Leaves one token of each row possible, drawn by that row's own stream of random numbers."""
+    """Leaves one token of each row possible, drawn by that row's own noise."""
 
     def __init__(self, seed: int, rows: Sequence[int]):
         """`rows` holds a number for each row, which is mixed with `seed`."""
-        self.streams = [np.random.default_rng([seed, row]) for row in rows]
+        self.seed, self.rows, self.step = seed, tuple(rows), 0
 
     def __call__(
         self, input_ids: Int[Tensor, "rows tokens"], scores: Float[Tensor, "rows vocabulary"]
     ) -> Float[Tensor, "rows vocabulary"]:
-        numbers = torch.tensor([stream.random() for stream in self.streams], dtype=scores.dtype, device=scores.device)
-        shares, tokens = scores.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-        heights = shares.cumsum(dim=-1)
-        place = (heights <= numbers[:, None] * heights[:, -1:]).sum(dim=-1, keepdim=True)
-        place = place.minimum((shares > 0).sum(dim=-1, keepdim=True) - 1)  # a number may round up to the last height
-        return torch.full_like(scores, float("-inf")).scatter_(1, tokens.gather(1, place), 0.0)
+        keys = [_key(self.seed, row, self.step) for row in self.rows]
+        self.step += 1
+        noise = gumbel_noise(torch.tensor(keys, device=scores.device), scores.shape[-1])
+        chosen = (scores.float() + noise).argmax(dim=-1, keepdim=True)
+        return torch.full_like(scores, float("-inf")).scatter_(1, chosen, 0.0)
+
+
+def gumbel_noise(keys: Int[Tensor, " rows"], size: int) -> Float[Tensor, "rows size"]:
+    """Noise of the standard Gumbel distribution, the same for a key on every device and beside any others."""
+    places = torch.arange(1, size + 1, device=keys.device) * _GOLDEN  # int64 wraps around, as it should
+    hashed = keys[:, None] + places
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        hashed = (hashed ^ _shifted(hashed, shift)) * factor
+    hashed = _shifted(hashed ^ _shifted(hashed, 31), 33)
+    # 31 bits of a share in (0, 1). Small shares, which make large noise, keep all digits of fp32.
+    share = ((hashed.float() + 0.5) * 2.0**-31).clamp(max=1 - 2.0**-24)
+    return -torch.log(-torch.log1p(-share))
+
+
+_GOLDEN = -0x61C8864680B583EB
+"""Steps of the hash, SplitMix64 (Steele, Lea and Flood 2014); its constants are written as signed numbers here."""
+
+
+def _shifted(numbers: Int[Tensor, "rows size"], bits: int) -> Int[Tensor, "rows size"]:
+    """Shifted to the right with zeros moving in."""
+    return (numbers >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _key(*numbers: int) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def processors(decoding: Decoding, rows: Sequence[int]) -> LogitsProcessorList:
@@ -112,19 +140,31 @@ class StopAtText(StoppingCriteria):
     """Ends a row whose new tokens spell one of the stop texts.
 
     transformers' own criterion also reads the prompt, so that a prompt's last line break and an answer's first would
-    together be "\\n\\n". Only the last tokens are decoded: a token spells at least one byte, so a stop text of n bytes
-    that was just completed lies within the last n, and four more keep a cut character away from it.
+    together be "\\n\\n"; nor is a template's own `opening` of an answer read here. Only the last tokens are decoded: a
+    token spells at least one byte, so a stop text of n bytes that was just completed lies within the last n, and four
+    more keep a cut character away from it.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], *, prompt_tokens: int):
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], *, prompt_tokens: int, opening: str = ""
+    ):
         self.tokenizer, self.stop, self.prompt_tokens = tokenizer, tuple(stop), prompt_tokens
+        self.opening, self.opening_tokens = opening, len(opening.encode())
         self.tail_tokens = max(len(text.encode()) for text in stop) + 4
 
     def __call__(self, input_ids: Int[Tensor, "rows tokens"], scores, **kwargs) -> Bool[Tensor, " rows"]:
-        start = max(self.prompt_tokens, input_ids.shape[1] - self.tail_tokens)
-        texts = self.tokenizer.batch_decode(input_ids[:, start:], skip_special_tokens=True)
+        new_tokens = input_ids.shape[1] - self.prompt_tokens
+        tail = new_tokens if new_tokens <= self.opening_tokens + self.tail_tokens else self.tail_tokens
+        texts = self.tokenizer.batch_decode(input_ids[:, input_ids.shape[1] - tail :], skip_special_tokens=True)
+        if tail == new_tokens:
+            texts = [after_opening(text, self.opening) for text in texts]
         found = [any(stop in text for stop in self.stop) for text in texts]
         return torch.tensor(found, device=input_ids.device)
+
+
+def after_opening(text: str, opening: str) -> str:
+    """An answer without what the chat template puts before one (`ChatEncoder.opening`), also while it is written."""
+    return "" if opening.startswith(text) else text.removeprefix(opening)
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
@@ -136,14 +176,21 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
 class SayWords(TextStreamer):
     """Hands an answer to `say` word by word while it is written, and never a part of a stop text."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], say: Callable[[str], None]):
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], say: Callable[[str], None], opening: str = ""
+    ):
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.stop, self.say = tuple(stop), say
+        self.stop, self.say, self.opening, self.opened = tuple(stop), say, opening, ""
         self.held, self.stopped = "", False
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         if self.stopped:
             return
+        if self.opening:
+            self.opened += text
+            if self.opening.startswith(self.opened) and not stream_end:
+                return
+            text, self.opening = after_opening(self.opened, self.opening), ""
         ready, self.stopped = cut_at_stop(self.held + text, self.stop)
         held = 0 if stream_end or self.stopped else _begun(ready, self.stop)
         ready, self.held = ready[: len(ready) - held], ready[len(ready) - held :]

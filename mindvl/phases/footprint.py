@@ -7,8 +7,8 @@ and backward pass on fake tensors (`mindvl.phases.activations`).
     tower, projector ...    parameters + gradients + optimizer    for the whole run
                             activations, gathered                 at the fullest moment of a step
 
-The bound is the larger of arithmetic at the device's peak and bytes at its links' rates, as if one hid the other and
-nobody ever waited.
+The bound is the longest of three times, as if each hid the others and nobody ever waited: arithmetic at the device's
+peak, bytes over the network, and bytes over the links of a node (`mindvl.parallel.bound`). Rows go to experts evenly.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from mindvl.parallel.bound import Exchange, crossings
 from mindvl.parallel.gathering import Gathered, Slices, slices_of
 from mindvl.phases.activations import LAYERS, OWNERS, PROJECTOR, TOWER, WORDS, Course, course, owner_of
 from mindvl.phases.miniature import Miniature, miniature
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from mindvl.model.mindvl import MindVL
     from mindvl.parallel.device_types import DeviceType
     from mindvl.parallel.strategy import MindVLStrategy
-
-Exchange = tuple[str, int, int]
-"""A collective, the ranks that take part, and how far apart the first and the last of them are, both counted."""
 
 
 @dataclass
@@ -65,15 +63,18 @@ class Footprint:
     def total_bytes(self) -> int:
         return sum(column.total() for column in self.columns.values())
 
-    def compute_s(self, device: DeviceType) -> float:
-        return self.rank_flops / device.flops
-
-    def exchange_s(self, device: DeviceType) -> float:
-        return sum(size / device.bytes_per_s(span) for (_, _, span), size in self.sent.items())
+    def times_s(self, device: DeviceType) -> dict[str, float]:
+        """What an optimizer step takes of each resource at least."""
+        moved = crossings(self.sent, device)
+        return {
+            "arithmetic": self.rank_flops / device.flops,
+            "network": moved.network_s(device),
+            "links": moved.links_s(device),
+        }
 
     def bound_s(self, device: DeviceType) -> float:
         """No step is faster on such devices."""
-        return max(self.compute_s(device), self.exchange_s(device))
+        return max(self.times_s(device).values())
 
 
 def footprint(

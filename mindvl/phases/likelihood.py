@@ -3,8 +3,8 @@
     "Which animal is it? A cat or a dog?"     "A cat"  -2.3   not what it would say
                                               "A dog"  -0.4   what it would say itself
 
-The answer stands where the model would begin to write, after the chat template's last word; the token that would end
-the turn is not counted. Sums are in nats.
+The answer stands where the model would begin to write it, after the chat template's last word, which with Qwen3's is
+the end of its empty thoughts; the token that would end the turn is not counted. Sums are in nats.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def _batches(
 ) -> Iterator[tuple[list[_Encoded], list[np.ndarray]]]:
     """Prompts with their answers behind them, and the answers' ids."""
     plain = text_only(answerer.tokenizer)
+    opening = np.asarray(plain.encode(answerer.opening, add_special_tokens=False).ids, np.int64)
     rows: list[_Encoded] = []
     tails: list[np.ndarray] = []
     last: tuple[Prompt, _Encoded] | None = None
@@ -55,7 +56,7 @@ def _batches(
         if last is None or prompt != last[0]:
             last = prompt, answerer._encode(prompt)
         tail = np.asarray(plain.encode(answer, add_special_tokens=False).ids, np.int64)
-        row = replace(last[1], input_ids=np.concatenate([last[1].input_ids, tail]))
+        row = replace(last[1], input_ids=np.concatenate([last[1].input_ids, opening, tail]))
         longest = max(len(each.input_ids) for each in [*rows, row])
         if rows and longest * (len(rows) + 1) > batch_tokens:
             yield rows, tails

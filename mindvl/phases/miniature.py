@@ -12,7 +12,8 @@ Models here are on meta: they have sizes and no memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,13 +43,17 @@ def sizes_of(spec: ModelSpec) -> MindVLConfig:
     names are taken. Raises ValueError where neither is to be had.
     """
     from mindvl.model.config import MindVLConfig
+    from mindvl.phases.model_spec import parts_of
 
-    vision, language = (_fields(part) for part in spec.parts())
+    is_there = spec.start_from is not None and (Path(spec.start_from) / "config.json").is_file()
+    parts, budget = parts_of(spec if is_there else replace(spec, start_from=None))
+    budget = {name: value if (said := getattr(spec, name)) is None else said for name, value in budget.items()}
+    vision, language = (_fields(part) for part in parts)
     if "vocab_size" not in language and spec.tokenizer == "bytes":
         from mindvl.data.tokenizer import byte_tokenizer
 
         language["vocab_size"] = -(-len(byte_tokenizer()) // 16) * 16
-    return MindVLConfig(vision, language, image_token_id=0, min_pixels=spec.min_pixels, max_pixels=spec.max_pixels)
+    return MindVLConfig(vision, language, image_token_id=0, **budget)
 
 
 def _fields(part: Any) -> dict[str, Any]:

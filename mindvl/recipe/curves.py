@@ -136,14 +136,29 @@ def draw_resolution(resolution: Mapping[str, Any]) -> bytes:
     axes.set_xscale("log", base=2)
     grid, chosen, default = resolution["grid"], resolution["chosen"], resolution["default"]
     floors = sorted({point["min_pixels"] for point in grid})
-    for floor, color in zip(floors, COLORS * len(floors), strict=False):
+    # Floors often score alike, above all where the ceiling is high: rings of unlike size and shape show each of them,
+    # and the test split's small diamonds lie within.
+    for place, floor in enumerate(floors):
+        color, marker = COLORS[place % len(COLORS)], "os^v"[place % 4]
         points = sorted((point for point in grid if point["min_pixels"] == floor), key=lambda p: p["max_pixels"])
         label = f"{resolution['selection_split']} split" + (f", at least {side_text(floor)}" if len(floors) > 1 else "")
         scores = [100 * point["selection_score"] for point in points]
-        axes.plot([p["max_pixels"] for p in points], scores, "o-", color=color, linewidth=1.8, label=label, zorder=3)
+        axes.plot(
+            [p["max_pixels"] for p in points],
+            scores,
+            color=color,
+            linewidth=1.8,
+            linestyle=(0, (4, 2 * place)),
+            marker=marker,
+            markersize=9 + 4 * place,
+            markerfacecolor="none",
+            markeredgewidth=1.8,
+            label=label,
+            zorder=3,
+        )
     tested = [point for point in (*grid, default, chosen) if "test_score" in point]
     places = sorted({(point["max_pixels"], 100 * point["test_score"]) for point in tested})
-    axes.plot(*zip(*places, strict=True), "D", color=ACCENT, markersize=7, label="test split", zorder=4)
+    axes.plot(*zip(*places, strict=True), "D", color=ACCENT, markersize=5, label="test split", zorder=4)
     axes.axvline(chosen["max_pixels"], color=ACCENT, linewidth=8, alpha=0.15, label="chosen", zorder=1)
     if default["max_pixels"] != chosen["max_pixels"]:
         axes.axvline(default["max_pixels"], color=INK, linewidth=1, linestyle=":", label="default", zorder=1)
@@ -154,8 +169,10 @@ def draw_resolution(resolution: Mapping[str, Any]) -> bytes:
     labels = [side_text(tick) + (tokens.get(tick, "") if len(floors) == 1 else "") for tick in ticks]
     axes.set_xticks(ticks, labels, fontsize=8)
     axes.set_xticks([], minor=True)
-    axes.set(xlabel="pixel budget of a picture, and mean visual tokens under it", ylabel="mean score, %")
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    told = ", and mean visual tokens under it" if len(floors) == 1 else ""
+    axes.set(xlabel=f"pixel budget of a picture{told}", ylabel="mean score, %")
+    axes.margins(y=0.1)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), labelspacing=0.9)
     return _png(figure)
 
 

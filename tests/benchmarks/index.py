@@ -20,9 +20,8 @@ from pathlib import Path
 
 from mindvl.cores import num_cores
 from mindvl.data.chat import ChatEncoder
-from mindvl.data.index import index_location
 from mindvl.data.indexing import index_shard, load_index, make_in_worker, start_worker
-from mindvl.data.storage import find_shards
+from mindvl.data.storage import find_shards, index_location
 from mindvl.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from tests.benchmarks.clock import median_times_s
 from tests.benchmarks.loader_corpus import CORPUS, loader_corpus

@@ -129,3 +129,21 @@ def mindvl(capfd, monkeypatch) -> Callable[..., Called]:
         return Called(status, written.out, written.err)
 
     return call
+
+
+@pytest.fixture
+def go_on(trained, mindvl, tmp_path) -> Callable[..., Called]:
+    """Fits of the tiny run into tmp_path/run, each up to a step and from the checkpoint of the one before it."""
+    root = tmp_path / "run"
+    checkpoints = {
+        "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+        "init_args": {"dirpath": str(root / "checkpoints"), "save_last": True, "every_n_train_steps": 2},
+    }
+
+    def fit(max_steps: int, *arguments: object, **trainer: object) -> Called:
+        trainer |= {"default_root_dir": str(root), "callbacks": [checkpoints], "max_steps": max_steps}
+        trainer |= {"limit_val_batches": 0}
+        (tmp_path / "changes.yaml").write_text(yaml.safe_dump({"trainer": trainer}))
+        return mindvl("fit", "-c", trained.config, "-c", tmp_path / "changes.yaml", *arguments)
+
+    return fit

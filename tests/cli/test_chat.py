@@ -202,7 +202,7 @@ def test_a_folder_that_is_no_model_is_refused(photo, mindvl, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "complaint"), [("qwen3", "holds a model of type qwen3, not mindvl"), ("mindvl", "does not open")]
+    ("kind", "complaint"), [("qwen3", "holds a model of type qwen3, not mindvl"), ("mindvl", "has no safetensors file")]
 )
 def test_a_folder_of_another_model_or_without_weights_is_refused(kind, complaint, trained, photo, mindvl, tmp_path):
     config = json.loads((trained.model / "config.json").read_text())

@@ -23,11 +23,25 @@ def test_index_says_what_cannot_be_used_and_why(mindvl, tmp_path, write_tar, rec
     indexed = mindvl("data", "index", tmp_path)
     lines = [line.split(None, 1) for line in indexed.out.splitlines()[1:]]
     assert sorted(lines) == [
-        ["1", "1 image placeholders, 0 images"],
-        ["1", "Expecting property name enclosed in double quotes"],
         ["1", "files ignored: neither text nor picture of a sample"],
-        ["1", "no .json or .txt record"],
+        ["1", f"no .json or .txt record (such as notes in {tmp_path}/s.tar)"],
+        ["1", f"placeholders and pictures differ in number (such as c in {tmp_path}/s.tar)"],
+        ["1", f"the record is not JSON (such as b in {tmp_path}/s.tar)"],
     ]
+
+
+def test_index_tells_a_reason_once_and_misses_a_shard_that_was_there(mindvl, tmp_path, write_tar, record):
+    for shard in ("s-0", "s-1", "s-2"):
+        bad = [(f"{shard}{n}.txt", b"x" * n + b"\xe9") for n in range(100)]
+        write_tar(tmp_path / f"{shard}.tar", [*bad, ("a.json", record())])
+    indexed = mindvl("data", "index", tmp_path, "--workers", "1")
+    assert indexed.out.splitlines()[1:] == [f"       300  the record is not UTF-8 (such as s-00 in {tmp_path}/s-0.tar)"]
+    (tmp_path / "s-1.tar").unlink()
+    refused = mindvl("data", "index", tmp_path)
+    assert refused.status == 2 and refused.complaint == (
+        f"mindvl data: 1 of 3 indexed shards are missing: {tmp_path}/s-1.tar is not there, its index "
+        f"{tmp_path}/s-1.tar.index.npz is; bring the tar back, or delete the index to do without it"
+    )
 
 
 def test_index_into_a_folder_leaves_the_shards_place_alone_and_verify_reads_every_byte(corpus, mindvl, tmp_path):
@@ -71,11 +85,30 @@ def test_consumed_says_what_a_run_has_seen_of_each_source(mindvl, tmp_path):
         "text          4      1    0.25     1         1 x     100  25.0%      10       0",
         "left out before training:",
         "         3  docs: no supervised token (a.tar)",
+        "         2  docs: cut after an earlier answer",
         "left out on the way:",
         "         1  docs: the picture does not decode (b.tar)",
-        "         2  docs: cut after an earlier answer",
     ]
     assert json.loads(mindvl("data", "consumed", tmp_path, "--json").out) == record
+
+
+def test_consumed_says_of_every_plan_that_a_run_has_followed_what_it_left_out(mindvl, tmp_path):
+    docs = {
+        "samples": 4, "drawn": 4, "epochs": 1.0, "times_drawn": {"1": 4}, "tokens": 9, "supervised_tokens": 4,
+        "images": 0, "patches": 0,
+    }  # fmt: skip
+    plan = {"next_pack": 2, "description": {"sequence_length": 64}, "consumed": {"docs": docs}}
+    first = {**plan, "plan": "abc", "left_out": [["docs", "a.tar", "the record is not JSON", 3]], "cut": {"docs": 2}}
+    last = {**plan, "plan": "def", "left_out": [], "cut": {}, "closed": [first], "skipped": []}
+    (tmp_path / "consumed.json").write_text(json.dumps(last))
+    lines = mindvl("data", "consumed", tmp_path).out.splitlines()
+    assert lines[0] == "plan abc (1 of 2): 2 packs of 64 tokens"
+    assert lines[3:7] == [
+        "left out before training:",
+        "         3  docs: the record is not JSON (a.tar)",
+        "         2  docs: cut after an earlier answer",
+        "plan def (2 of 2): 2 packs of 64 tokens",
+    ]
 
 
 def test_consumed_of_a_folder_that_is_no_run_is_refused(mindvl, tmp_path):
@@ -88,6 +121,12 @@ def test_index_names_an_empty_shard(mindvl, tmp_path):
     refused = mindvl("data", "index", tmp_path / "none.tar")
     assert refused.status == 2
     assert refused.complaint == f"mindvl data: shard {tmp_path}/none.tar is empty: 0 bytes"
+
+
+def test_index_names_a_missing_tokenizer(corpus, mindvl, tmp_path):
+    refused = mindvl("data", "index", corpus / "train", "--tokenizer", tmp_path / "none")
+    assert refused.status == 2 and refused.err.count("\n") == 1
+    assert refused.err.startswith(f"mindvl data: tokenizer {tmp_path}/none: no such folder, and the hub does not give")
 
 
 def test_index_names_a_missing_folder(mindvl, tmp_path):

@@ -44,6 +44,15 @@ def test_the_status_is_mains_and_threads_and_exit_functions_have_run(body, statu
     assert printed == ["thread", "exit function"]
 
 
+def test_a_run_that_sigterm_has_ended_does_not_look_finished():
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    assert SIGTERMException().code is None and SIGTERMException.__name__ == "SIGTERMException"
+    code, _, errors = ended("raise type('SIGTERMException', (SystemExit,), {})()")
+    assert code == 143
+    assert errors.endswith("ended by SIGTERM; the same command goes on from the last checkpoint\n")
+
+
 def test_an_uncaught_error_is_printed_and_the_status_is_1():
     code, printed, errors = ended("raise KeyError('lost')")
     assert code == 1 and "KeyError: 'lost'" in errors and printed == ["thread", "exit function"]

@@ -52,7 +52,9 @@ def test_an_export_says_how_it_was_checked_and_where_it_is(exported):
     assert re.fullmatch(r"\d+ tensors are those of the checkpoint, bit for bit", lines[0])
     found = re.fullmatch(r"largest difference of a logit: (\S+) \(the largest logit is (\S+)\)", lines[1])
     assert 0 < float(found[1]) <= 1e-5 * max(1, float(found[2]))
-    assert lines[2].endswith(f"in 1 files of weights are in {out}") and len(lines) == 3
+    as_trained = re.fullmatch(r"from the picture's bytes, as MindVL is trained: (\S+)", lines[2])
+    assert 0 < float(as_trained[1]) <= 2e-5 * max(1, float(found[2]))
+    assert lines[3].endswith(f"in 1 files of weights are in {out}") and len(lines) == 4
 
 
 def test_the_cards_code_gives_mindvls_answer_in_a_process_that_knows_transformers_alone(
@@ -231,7 +233,7 @@ def test_a_config_of_another_size_is_refused_with_both_shapes(trained, mindvl, t
 def test_a_folder_of_another_model_is_refused_by_its_type(mindvl, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
     refused = mindvl("export", tmp_path, tmp_path / "out")
-    assert refused.status == 2 and "holds a model of type qwen3, no MindVL" in refused.complaint
+    assert refused.status == 2 and "holds a model of type qwen3, not mindvl" in refused.complaint
 
 
 def test_values_that_are_not_finite_are_exported_with_a_warning(trained, mindvl, tmp_path):

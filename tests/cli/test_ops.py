@@ -80,14 +80,24 @@ def test_the_model_of_a_config_is_drawn_from_the_seed(call, make_spec, tmp_path)
     ("arguments", "complaint"),
     [
         (["rms_norm=fast", "auto"], "operator rms_norm has no entry 'fast'"),
-        (["auto", "reference", "--model", "nowhere"], "nowhere"),
+        (
+            ["auto", "reference", "--model", "/nope"],
+            "--model is /nope, where there is neither a folder of a model nor a",
+        ),
+        (["auto", "reference", "--tolerance", "-1"], "--tolerance is -1; a relative difference is 0 or more"),
+        (["auto", "reference", "--tolerance", "nan"], "--tolerance is nan"),
         (["auto", "reference", "--picture", "nowhere.png"], "picture nowhere.png is not a file"),
         (["auto@martian", "reference"], "auto@martian: there is no martian device here"),
     ],
 )
 def test_what_is_not_there_is_refused_by_name(arguments, complaint, call):
-    with pytest.raises((ValueError, FileNotFoundError), match=complaint):
+    with pytest.raises(ValueError, match=complaint):
         call("compare", *arguments)
+
+
+def test_a_device_that_no_operator_knows_is_refused_with_the_known_ones(call):
+    with pytest.raises(ValueError, match=r"--device is tpu; operators have entries for cpu, cuda, npu"):
+        call("--device", "tpu")
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator is here")

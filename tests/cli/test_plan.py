@@ -83,7 +83,7 @@ def test_settings_stand_in_place_of_the_configs(door):
 
 
 def test_a_plan_that_does_not_fit_names_the_largest_entry_and_what_helps(door, monkeypatch):
-    small = DeviceType("h100", 1e12, 1e6, 8, 1e9, 1e9, "a small one")
+    small = DeviceType("h100", 1e12, 1e6, 8, 1e9, 1e9, "a small one", "nobody")
     monkeypatch.setitem(DEVICE_TYPES, "h100", small)
     with pytest.raises(ValueError, match="the activations of") as refused:
         door()
@@ -93,9 +93,37 @@ def test_a_plan_that_does_not_fit_names_the_largest_entry_and_what_helps(door, m
     assert "recompute=full" not in str(refused.value)
 
 
+def test_each_resource_shows_its_time_and_the_slowest_is_the_bound(door):
+    out = door("--devices", "16")
+    times_s = {}
+    for resource in ("arithmetic", "network", "links"):
+        (line,) = [line for line in out.splitlines() if line.startswith(f"  {resource} ")]
+        number, unit = line.split()[1:3]
+        times_s[resource] = float(number) * {"s": 1.0, "ms": 1e-3}[unit]
+    slowest = max(times_s, key=lambda resource: times_s[resource])
+    assert out.splitlines()[-1].startswith("no step of 2,048 tokens is faster than ") and f", by {slowest} (" in out
+    row = next(line.split() for line in out.splitlines() if line.startswith("all-gather of parameters"))
+    assert row[3:5] == ["16", "16"]
+
+
 def test_this_machine_can_be_planned_for(door):
     out = door("--device", "cpu", "trainer.precision=null")
     assert "measured on" in out and len(os.sched_getaffinity(0)) >= 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"), [(3.13e14, "313 TFLOP/s"), (1.2e12, "1 TFLOP/s"), (4.6e10, "46 GFLOP/s"), (2.34e9, "2.3 GFLOP/s")]
+)
+def test_a_slow_machine_has_a_rate_that_is_not_zero(rate, text):
+    assert plan._in_units(rate, "FLOP/s") == text
+
+
+@pytest.mark.parametrize(
+    ("time_s", "text"),
+    [(0.00123, "1.23 ms"), (7.3117, "7.312 s"), (150.0, "2.5 min"), (234448.992, "65.1 h"), (7.2e7, "20,000.0 h")],
+)
+def test_a_long_time_is_said_in_minutes_or_hours(time_s, text):
+    assert plan._duration(time_s) == text
 
 
 @pytest.mark.parametrize(
@@ -104,6 +132,8 @@ def test_this_machine_can_be_planned_for(door):
         (("--device", "abacus"), None, "there is no device type abacus; known are a100"),
         (("--visual-ratio", "1.5"), None, "--visual-ratio is 1.5"),
         (("nonsense",), None, "nonsense is no setting"),
+        (("--devices", "0"), None, "--devices is 0; a run has at least 1 rank"),
+        (("--devices", "-4"), None, "--devices is -4; a run has at least 1 rank"),
         (("--devices", "3", "trainer.strategy.init_args.shard=2"), None, "is 2, but there are 3 ranks"),
         (("trainer.strategy=ddp",), None, "trainer.strategy is ddp"),
         ((), lambda config: config["trainer"].update(devices="auto"), "say how many ranks there are with --devices"),

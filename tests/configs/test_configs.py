@@ -152,7 +152,13 @@ def test_each_config_of_a_single_run_builds_its_model(parsed, monkeypatch):
 
 
 @pytest.mark.parametrize("file", EVALS, ids=name_of)
-def test_a_config_of_an_evaluation_asks_known_benchmarks_of_a_model_that_it_builds(file, parsed):
+def test_a_config_of_an_evaluation_asks_known_benchmarks_of_any_saved_model(file, parsed, make_model, tmp_path):
     phase, _, benchmarks = parsed(file, "validate")
     assert {wanted.benchmark.name for wanted in benchmarks._wanted} == set(names())
-    assert build_on_meta(phase).device.type == "meta"
+    model = make_model(max_pixels=7_840)
+    model.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    phase.spec = replace(phase.spec, start_from=str(tmp_path), tokenizer="auto")
+    phase.configure_model()
+    assert phase.model.state_dict().keys() == model.state_dict().keys()
+    assert phase.model.config.max_pixels == 7_840

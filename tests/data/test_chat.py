@@ -166,11 +166,11 @@ def test_qwens_own_template_shows_videos_where_they_stand(qwen):
 REFUSED = {
     "the conversation is empty": [],
     "message 1 is an empty answer": [user("?"), assistant("")],
-    "message 0 has role 'tool'": [{"role": "tool", "content": "x"}],
+    "message 0 has an unknown role: 'tool'": [{"role": "tool", "content": "x"}],
     "does not begin with the user": [assistant("hello")],
     "message 0 has a character that no text may hold": [user("a\ud800b"), assistant("x")],
     "message 1 has a character that no text may hold": [user("a"), assistant("\x00")],
-    "message 0 has a part of type 'audio'; known are text, image, video": [
+    "message 0 has a part of an unknown type: 'audio'; known are text, image, video": [
         {"role": "user", "content": [{"type": "audio"}]}
     ],
     "message 1 puts a video into the assistant's turn": [

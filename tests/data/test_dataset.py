@@ -1,6 +1,7 @@
 """Real shards as packs: what the plan promised is what the worker delivers."""
 
 import json
+import shutil
 import tarfile
 from collections import Counter
 
@@ -260,6 +261,44 @@ def test_an_aspect_ratio_over_the_limit_is_counted(encoder, tmp_path, picture, c
 def test_a_source_without_usable_samples_is_refused_with_the_reasons(corpus, encoder):
     with pytest.raises(ValueError, match=r"source ocr has 0 usable samples in .*longer than the sequence"):
         table_of(corpus, encoder, tokens=5, names=("ocr",))
+
+
+def test_what_is_left_out_is_told_once_for_each_reason_with_a_sample_and_its_shard(
+    tmp_path, encoder, record, write_tar
+):
+    (tmp_path / "train").mkdir()
+    for number in range(2):
+        bad = [(f"bad{number}-{n}.json", b'{"caption": "' + b"x" * n + b'\xe9"}') for n in range(200)]
+        write_tar(
+            tmp_path / "train" / f"s-{number}.tar", [("good.json", record()), *bad, ("late.json", record("?" * 999))]
+        )
+    table = table_of(tmp_path, encoder, names=("s",))
+    first = tmp_path / "train" / "s-0.tar"
+    assert table.left_out_lines("s") == [
+        f"left out 400 samples of s: the record is not UTF-8 (such as bad0-0 in {first})",
+        f"left out 2 samples of s: longer than the sequence of 512 tokens (such as late in {first})",
+    ]
+    with pytest.raises(
+        ValueError, match=r"0 usable samples in .*: left out 400 samples .*; left out 4 samples of s: longer"
+    ):
+        table_of(tmp_path, encoder, names=("s",), tokens=5)
+
+
+@pytest.mark.parametrize("folder", [None, "indexes"])
+def test_a_shard_that_is_gone_while_its_index_stayed_is_no_smaller_epoch(folder, corpus, tmp_path, encoder):
+    index_folder = str(tmp_path / folder) if folder else None
+    for shard in find_shards(corpus / "train"):
+        shutil.copy(shard, tmp_path)
+    index_shards(find_shards(tmp_path), encoder, folder=index_folder)
+    (tmp_path / "ocr-000001.tar").unlink()
+    with pytest.raises(ValueError, match=r"1 of \d indexed shards are missing: .*/ocr-000001\.tar is not there"):
+        SampleTable(
+            {"ocr": Source(str(tmp_path / "ocr-*.tar"))},
+            tokenizer=tokenizer_fingerprint(encoder.tokenizer),
+            pixels=PIXELS,
+            budget=PackBudget(512, 512),
+            index_folder=index_folder,
+        )
 
 
 def test_a_shard_without_an_index_is_refused_by_name(corpus, encoder):

@@ -40,7 +40,7 @@ def two_coloured(size: tuple[int, int] = (6, 4)) -> Image.Image:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_a_picture_is_turned_upright_and_its_header_size_is_the_size_seen(format, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from webdataset import ShardWriter
 
-from mindvl.data.index import COLUMNS, index_location, read_index, save_index
+from mindvl.data.index import COLUMNS, read_index, save_index
 from mindvl.data.indexing import index_shard, index_shards, load_index, verify_shard
-from mindvl.data.storage import find_shards
+from mindvl.data.storage import find_shards, index_location
 from mindvl.data.tokenizer import byte_tokenizer, tokenizer_fingerprint
 
 
@@ -65,10 +65,10 @@ def test_a_video_is_as_many_rows_as_it_has_frames(tmp_path, encoder, picture, wr
 @pytest.mark.parametrize(
     ("kinds", "names", "reason"),
     [
-        ("iv", ("0.0000.png", "1.png"), "images and videos are not in the order of their placeholders"),
-        ("ii", ("0.0000.png", "1.png"), "2 image and 0 video placeholders, 1 images and 1 videos"),
-        ("v", ("0.png", "1.0000.png"), "0 image and 1 video placeholders, 1 images and 1 videos"),
-        ("i", ("0.png", "1.png"), "1 image placeholders, 2 images"),
+        ("iv", ("0.0000.png", "1.png"), "pictures and videos are not in the order of their placeholders"),
+        ("ii", ("0.0000.png", "1.png"), "placeholders differ in number from pictures or videos"),
+        ("v", ("0.png", "1.0000.png"), "placeholders differ in number from pictures or videos"),
+        ("i", ("0.png", "1.png"), "placeholders and pictures differ in number"),
         ("v", ("0.0000.png", "0.0001.jpg"), "the frames of a video differ in size"),
     ],
 )
@@ -125,20 +125,20 @@ def test_the_checksum_of_the_shard_is_that_of_its_bytes(shard, encoder):
 
 
 PROBLEMS = {
-    "Expecting property name": lambda picture, record: [("a.json", b"{nope")],
+    "the record is not JSON": lambda picture, record: [("a.json", b"{nope")],
     "the record has no list of `messages`": lambda picture, record: [("a.json", b'{"other": "x"}')],
     "no .json or .txt record": lambda picture, record: [("a.png", picture(28, 28))],
-    "1 image placeholders, 0 images": lambda picture, record: [("a.json", record(images=1))],
-    "0 image placeholders, 1 images": lambda picture, record: [("a.json", record()), ("a.png", picture(28, 28))],
+    "placeholders and pictures differ in number": lambda picture, record: [("a.json", record(images=1))],
+    "placeholders and pictures differ": lambda picture, record: [("a.json", record()), ("a.png", picture(28, 28))],
     "not a picture": lambda picture, record: [("a.json", record(images=1)), ("a.png", b"no picture")],
-    "message 1 is an empty answer": lambda picture, record: [("a.json", record(answer=""))],
+    "a message is an empty answer": lambda picture, record: [("a.json", record(answer=""))],
     "no supervised token": lambda picture, record: [("a.json", b'{"messages": [{"role": "user", "content": "hi"}]}')],
-    "message 0 has no content": lambda picture, record: [("a.json", b'{"messages": [{"role": "user"}]}')],
-    "message 0 has role 'robot'": lambda p, r: [("a.json", b'{"messages": [{"role": "robot", "content": "x"}]}')],
+    "a message has no content": lambda picture, record: [("a.json", b'{"messages": [{"role": "user"}]}')],
+    "a message has an unknown role": lambda p, r: [("a.json", b'{"messages": [{"role": "robot", "content": "x"}]}')],
     "the conversation does not begin with the user": lambda p, r: [
         ("a.json", b'{"messages": [{"role": "assistant", "content": "x"}]}')
     ],
-    "'utf-8' codec can't decode": lambda picture, record: [("a.json", b'{"messages": "\xff"}')],
+    "the record is not UTF-8": lambda picture, record: [("a.json", b'{"messages": "\xff"}')],
     "a member is there twice": lambda picture, record: [("a.json", record()), ("a.json", record("other"))],
 }
 
@@ -152,6 +152,35 @@ def test_a_sample_that_cannot_be_used_says_why_and_leaves_the_others(
     assert keys(index) == ["good", "a", "later"]
     assert reasons(index)[1].startswith(reason) and (reasons(index)[0], reasons(index)[2]) == ("", "")
     assert list(index.problem_counts().values()) == [1]
+
+
+def test_a_thousand_ways_to_be_wrong_are_a_handful_of_reasons_each_with_its_first_key(
+    tmp_path, encoder, picture, record, write_tar
+):
+    def turn(role: str) -> bytes:
+        return json.dumps(
+            {"messages": [*({"role": "user", "content": "?"},) * 9, {"role": role, "content": ""}]}
+        ).encode()
+
+    members = [("good.json", record())]
+    for n in range(30):
+        members += [
+            (f"latin{n}.json", b'{"caption": "' + b"x" * n + b'\xe9"}'),
+            (f"cut{n}.json", record("?" * n)[: -n - 1]),
+        ]
+        members += [(f"role{n}.json", turn(f"robot {n}")), (f"empty{n}.json", turn("assistant"))]
+        members += [(f"many{n}.json", record(images=n + 2)), (f"many{n}.png", picture(28, 28))]
+        members += [(f"type{n}.json", showing(f"sound {n}"))]
+    index = index_shard(write_tar(tmp_path / "s.tar", members), encoder)
+    assert index.problem_counts() == dict.fromkeys(index.facts.problems[1:], 30)
+    assert index.problem_examples() == {
+        "the record is not UTF-8": "latin0",
+        "the record is not JSON": "cut0",
+        "a message has an unknown role": "role0",
+        "a message is an empty answer": "empty0",
+        "placeholders and pictures differ in number": "many0",
+        "a message has a part of an unknown type": "type0",
+    }
 
 
 def test_pictures_of_a_sample_that_cannot_be_used_stay_its_own(tmp_path, encoder, picture, record, write_tar):
@@ -255,7 +284,8 @@ def test_shards_behind_a_url_are_indexed_where_they_lie(shard, encoder, fingerpr
 
 def test_where_the_shards_cannot_be_written_the_error_says_so_and_a_folder_helps(shard, encoder, fingerprint, tmp_path):
     Path(index_location(shard)).mkdir()  # root may write everywhere, but not a file over a folder
-    with pytest.raises(ValueError, match=rf"cannot write \d+ bytes to {re.escape(shard)}\.index\.npz"):
+    said = rf"cannot write \d+ bytes to {re.escape(shard)}\.index\.npz: .*`mindvl data index --into FOLDER`"
+    with pytest.raises(ValueError, match=said):
         index_shards([shard], encoder)
     index_shards([shard], encoder, folder=str(tmp_path / "indexes"))
     assert len(load_index(shard, fingerprint, folder=str(tmp_path / "indexes"))) == 3

@@ -6,19 +6,24 @@ import numpy as np
 import pytest
 
 import mindvl.data.mixture as mixing
-from mindvl.data.mixture import Source, mix
+from mindvl.data.mixture import Earlier, Source, mix
 
 STARTS = np.asarray([0, 100, 140])  # 100 samples of 10 tokens, 40 of 50
 TOKENS = np.asarray([10] * 100 + [50] * 40)
 
 
-def mixture(*sources: dict, weigh_by="epochs", seed=0):
-    return mix([Source("x", **source) for source in sources], STARTS, TOKENS, weigh_by=weigh_by, seed=seed)
+def mixture(*sources: dict, weigh_by="epochs", seed=0, earlier=None):
+    described = [Source("x", **source) for source in sources]
+    return mix(described, STARTS, TOKENS, weigh_by=weigh_by, seed=seed, earlier=earlier)
 
 
 def drawn(mixed, epochs):
     """Times each row is drawn in the first epochs."""
-    return np.bincount(np.concatenate([mixed.draw(epoch) for epoch in range(epochs)]), minlength=140)
+    first = mixed.first_epoch
+    return np.bincount(
+        np.concatenate([mixed.draw(epoch) for epoch in range(first, first + epochs)] or [np.zeros(0, int)]),
+        minlength=140,
+    )
 
 
 def test_weights_by_epochs_are_passes():
@@ -67,6 +72,35 @@ def test_max_epochs_ends_a_source_over_the_run_and_leaves_the_others():
     assert [int((mixed.draw(epoch) >= 100).sum()) for epoch in range(4)] == [40] * 4
 
 
+def earlier(epochs, really, reached=None):
+    return Earlier(epochs, np.asarray(really), np.asarray(reached or really))
+
+
+def test_max_epochs_of_a_source_that_joins_later_begin_when_it_joins():
+    times = drawn(mixture({}, {"max_epochs": 1}, earlier=earlier(2, [200, 0])), 3)
+    assert (times[:100] == 3).all() and (times[100:] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("seen", "weight", "more"),
+    [(12, 1.0, 68), (80, 0.25, 0), (30, 0.25, 50), (131, 1.0, 0)],
+    ids=["more weight", "less weight, all seen", "less weight", "more seen than allowed"],
+)
+def test_what_was_really_drawn_under_other_weights_counts_towards_max_epochs(seen, weight, more):
+    mixed = mixture({}, {"weight": weight, "max_epochs": 2}, earlier=earlier(3, [300, seen]))
+    assert drawn(mixed, 10)[100:].sum() == more
+    assert not mixed.is_exhausted(20)  # the other source has no limit
+    alone = mixture({"weight": 0.0}, {"weight": weight, "max_epochs": 2}, earlier=earlier(3, [300, seen]))
+    assert alone.is_exhausted(3 + 8) and alone.is_exhausted(3) == (more == 0)
+
+
+def test_the_passes_over_a_source_go_on_where_the_earlier_epochs_would_have_ended():
+    whole = mixture({"weight": 0.3}, {})
+    late = mixture({"weight": 0.6}, {}, earlier=earlier(2, [45, 70], [60, 80]))
+    times = sum(np.bincount(rows, minlength=140) for rows in (whole.draw(0), whole.draw(1), late.draw(2)))
+    assert sorted(times[:100].tolist()) == [1] * 80 + [2] * 20 and (times[100:] == 3).all()
+
+
 def test_a_draw_is_a_pure_function_of_seed_and_epoch():
     assert np.array_equal(mixture({}, {}).draw(7), mixture({}, {}).draw(7))
     assert not np.array_equal(mixture({}, {}).draw(7), mixture({}, {}, seed=1).draw(7))
@@ -78,7 +112,17 @@ def test_a_mixture_of_nothing_is_refused_with_its_weights():
         mixture({"weight": 0.0}, {"weight": 0.0})
 
 
-@pytest.mark.parametrize("wrong", [{"weight": -1.0}, {"weight": float("nan")}, {"max_samples": 0}, {"max_epochs": 0.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"weight": -1.0},
+        {"weight": float("nan")},
+        {"weight": float("inf")},
+        {"max_samples": 0},
+        {"max_epochs": 0.0},
+        {"max_epochs": float("inf")},
+    ],
+)
 def test_a_source_with_an_impossible_number_is_refused_by_name(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=rf"source data/\*\.tar: {name} is"):

@@ -9,14 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindvl.data.cost import max_over_mean
-from mindvl.data.mixture import Source, mix
+from mindvl.data.mixture import Earlier, Source, mix
 from mindvl.data.plan import PackBudget, PackPlan
 from mindvl.data.sampler import PackSampler
 
 BUDGET = PackBudget(tokens=50, patches=40, images=3)
 
 
-def plan_of(samples, sources=None, *, budget=BUDGET, seed=0, packs_per_step=1, weigh_by="epochs", **fields) -> PackPlan:
+def plan_of(
+    samples, sources=None, *, budget=BUDGET, seed=0, packs_per_step=1, weigh_by="epochs", earlier=None
+) -> PackPlan:
     """`samples` is a list of (tokens, patches, images) per source; `sources` what their `Source`s say."""
     columns = np.asarray([sample for source in samples for sample in source], np.int32).reshape(-1, 3)
     starts = np.cumsum([0, *map(len, samples)])
@@ -27,12 +29,16 @@ def plan_of(samples, sources=None, *, budget=BUDGET, seed=0, packs_per_step=1, w
         images=columns[:, 2],
         language_cost=(columns[:, 0] * 1.5).astype(np.float32),
         vision_cost=columns[:, 1].astype(np.float32),
-        mixture=mix(described, starts, columns[:, 0], weigh_by=weigh_by, seed=seed),
+        mixture=mix(described, starts, columns[:, 0], weigh_by=weigh_by, seed=seed, earlier=earlier),
         budget=budget,
         packs_per_step=packs_per_step,
         seed=seed,
-        **fields,
     )
+
+
+def after(epochs, drawn, reached=None) -> Earlier:
+    """A run that takes up a new plan with epoch number `epochs`."""
+    return Earlier(epochs, np.asarray(drawn), np.asarray(reached or drawn))
 
 
 def uniform(size: int, tokens: int = 7):
@@ -106,7 +112,9 @@ def test_every_field_changes_the_fingerprint():
         plan_of(samples, [{}, {"max_epochs": 2.0}]),
         plan_of([uniform(20), uniform(17)]),
         plan_of(samples, packs_per_step=2),
-        plan_of(samples, first_epoch=1),
+        plan_of(samples, earlier=after(1, [0, 0])),
+        plan_of(samples, earlier=after(0, [3, 0])),
+        plan_of(samples, [{}, {"max_epochs": 2.0}], earlier=after(0, [0, 7], [0, 0])),
         *(dataclasses.replace(plan, **{name: getattr(plan, name) + 1}) for name in ("tokens", "patches", "images")),
         *(dataclasses.replace(plan, **{name: getattr(plan, name) + 1}) for name in ("language_cost", "vision_cost")),
         *(
@@ -125,7 +133,8 @@ def test_epochs_and_seeds_have_their_own_order():
 
 def test_a_plan_that_begins_later_is_the_tail_of_the_plan():
     samples = [uniform(30), uniform(9)]
-    whole, late = plan_of(samples, [{"weight": 0.5}, {}]), plan_of(samples, [{"weight": 0.5}, {}], first_epoch=3)
+    whole = plan_of(samples, [{"weight": 0.5}, {}])
+    late = plan_of(samples, [{"weight": 0.5}, {}], earlier=after(3, [45, 27]))
     begin = sum(len(whole.epoch(number)) for number in range(3))
     assert first(late.packs(), 25) == first(whole.packs(begin), 25)
 

@@ -78,8 +78,23 @@ def test_all_samples_of_a_shard_are_read_in_order_without_an_index(shard, pictur
 
 def test_a_sample_without_a_record_is_an_error_or_is_heard_of(tmp_path, record, picture, write_tar):
     shard = write_tar(tmp_path / "s.tar", [("a.json", b"{"), ("b.png", picture(28, 28)), ("c.json", record())])
-    with pytest.raises(ValueError, match=r"s\.tar: sample a: Expecting property name"):
+    with pytest.raises(ValueError, match=r"s\.tar: sample a: the record is not JSON: Expecting property name"):
         list(read_samples(shard))
     heard = []
     assert [s.key for s in read_samples(shard, refused=lambda *why: heard.append(why))] == ["c"]
-    assert [key for key, _ in heard] == ["a", "b"] and heard[1][1] == "no .json or .txt record"
+    assert heard == [("a", "the record is not JSON"), ("b", "no .json or .txt record")]
+
+
+def test_with_and_without_an_index_the_same_samples_of_a_shard_are_refused(
+    tmp_path, encoder, record, picture, write_tar
+):
+    twice = [("a.json", record(images=1)), ("a.0.png", picture(28, 28)), ("a.0.PNG", picture(56, 56))]
+    two_records = [("b.json", record("first")), ("b.json", record("second"))]
+    broken = [("c.json", b"{"), ("c.txt", b"\xff"), ("c.0.png", picture(28, 28))]
+    shard = write_tar(tmp_path / "s.tar", [*twice, *two_records, *broken, ("d.json", record())])
+    index, heard = index_shard(shard, encoder), []
+    assert [sample.key for sample in read_samples(shard, refused=lambda *why: heard.append(why))] == ["d"]
+    assert heard == [(index.key(row), index.reason(row)) for row in range(3)]
+    assert [reason for _, reason in heard] == ["a member is there twice"] * 2 + ["the record is not UTF-8"]
+    with pytest.raises(ValueError, match=r"s\.tar: sample a: a member is there twice"):
+        list(read_samples(shard))

@@ -3,7 +3,9 @@
 import json
 
 import pytest
+from webdataset import ShardWriter
 
+from mindvl.data.reader import read_samples
 from mindvl.data.records import as_visuals, frame_numbers, group_members, parse_record, picture_members, record_members
 from mindvl.data.tar import Member
 
@@ -28,8 +30,34 @@ def test_a_member_that_is_there_twice_is_seen():
 def test_pictures_are_ordered_by_number_and_other_files_left_alone():
     names = [f"a.{number}.png" for number in (10, 9, 2)] + ["a.jpg", "a.cls", "a.pth", "a.json"]
     (extensions,) = group_members(members(*names)).values()
-    assert [member.name for member in picture_members(extensions)] == ["a.2.png", "a.9.png", "a.10.png", "a.jpg"]
+    assert [member.name for member in picture_members(extensions)] == ["a.jpg", "a.2.png", "a.9.png", "a.10.png"]
     assert [kind for kind, _ in record_members(extensions)] == ["json"]
+
+
+@pytest.mark.parametrize(
+    ("in_the_tar", "in_order"),
+    [
+        ("image0 image1 image10 image11 image2", "image0 image1 image2 image10 image11"),
+        ("img_10 img_2 img_0", "img_0 img_2 img_10"),
+        ("1 2 -", "- 1 2"),
+        ("left right before", "left right before"),
+        ("right10 left10 left2 right2 right", "right right2 right10 left2 left10"),
+        ("page2-b page10-a page2-a seg 7 -", "- 7 page2-a page2-b page10-a seg"),
+    ],
+)
+def test_files_of_one_word_are_ordered_by_number_and_words_as_in_the_tar(in_the_tar, in_order):
+    names = [f"a.{name}.png".replace("-.", "") for name in in_the_tar.split()]
+    (extensions,) = group_members(members(*names)).values()
+    found = [member.name[2:].removesuffix("png").removesuffix(".") or "-" for member in picture_members(extensions)]
+    assert found == in_order.split()
+
+
+def test_pictures_that_webdataset_has_written_come_in_the_order_of_their_numbers(tmp_path, picture):
+    with ShardWriter(str(tmp_path / "%06d.tar"), verbose=0) as writer:
+        files = {f"image{number}.png": picture(28, 28, seed=number) for number in range(12)}
+        writer.write({"__key__": "a", "json": json.dumps({"caption": "x"}).encode(), **files})
+    (sample,) = read_samples(str(tmp_path / "000000.tar"))
+    assert list(sample.images) == list(files.values())
 
 
 def test_frames_are_ordered_within_their_video_and_videos_among_pictures():
@@ -71,12 +99,12 @@ def test_question_and_answer_make_an_exchange_also_without_a_picture():
 
 
 REFUSED = {
-    "Expecting property name": (b"{nope", 0),
+    "the record is not JSON: Expecting property name": (b"{nope", 0),
     "the record is no JSON object": (b"[1]", 0),
     "the record has no list of `messages`$": (b'{"messages": "x"}', 0),
     "no `caption` and no `question` with `answer`": (b'{"caption": null}', 1),
     "a caption without a picture": (b'{"caption": "x"}', 0),
-    "'utf-8' codec can't decode": (b'{"caption": "\xff"}', 1),
+    "the record is not UTF-8: byte 13 is 0xff$": (b'{"caption": "\xff"}', 1),
     "nested too deeply": (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", 0),
 }
 

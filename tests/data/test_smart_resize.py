@@ -38,7 +38,7 @@ def test_the_photograph_of_the_docstring_has_the_size_it_shows():
 
 def test_an_aspect_ratio_over_200_is_refused_with_the_sides():
     assert smart_resize(2, 400) == stock(2, 400)
-    with pytest.raises(ValueError, match=r"smaller than 200, got 200.5 \(2x401 pixels\)"):
+    with pytest.raises(ValueError, match=r"smaller than 200: got 200.5 \(2x401 pixels\)"):
         smart_resize(2, 401)
 
 

@@ -6,7 +6,15 @@ import uuid
 import fsspec
 import pytest
 
-from mindvl.data.storage import find_shards, open_for_reading, read_range, read_whole, version_of, write_whole
+from mindvl.data.storage import (
+    find_shards,
+    index_location,
+    open_for_reading,
+    read_range,
+    read_whole,
+    version_of,
+    write_whole,
+)
 
 
 @pytest.fixture
@@ -33,6 +41,84 @@ def test_a_missing_folder_and_an_empty_one_are_refused_by_name(tmp_path):
         find_shards(tmp_path / "nowhere" / "*.tar")
     with pytest.raises(ValueError, match=r"no shards at .*: 0 files match"):
         find_shards(tmp_path)
+
+
+@pytest.fixture
+def three(tmp_path):
+    """Three shards and another file, without indexes."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for name in ("s-000000.tar", "s-000001.tar", "t-000000.tar", "notes.txt"):
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def test_braces_name_shards_as_webdataset_writes_them(three, bucket):
+    both = [str(three / f"s-00000{number}.tar") for number in (0, 1)]
+    assert find_shards(f"{three}/s-{{000000..000001}}.tar") == both
+    assert find_shards(f"{three}/{{t,s}}-*.tar") == [*both, str(three / "t-000000.tar")]
+    assert find_shards(f"{bucket}/part-{{0..1}}.tar") == find_shards(bucket)
+    for pattern, missing in (
+        (f"{three}/s-{{000000..000002}}.tar", "s-000002"),
+        (f"{bucket}/part-{{0..2}}.tar", "part-2"),
+    ):
+        with pytest.raises(ValueError, match=rf"no shards at .*{missing}\.tar of .*\.\.\w+\}}\.tar: 0 files match"):
+            find_shards(pattern)
+    with pytest.raises(ValueError, match=r"no shards at .*s-\{000000\.tar: a brace has no partner"):
+        find_shards(f"{three}/s-{{000000.tar")
+    (three / "{0..9}.tar").write_bytes(b"x")
+    assert find_shards(three / "{0..9}.tar") == [str(three / "{0..9}.tar")]
+
+
+@pytest.mark.parametrize("pattern", ["docs", "docs/*.tar", "docs/s-*.tar", "docs/*", "docs/s-000001.tar"])
+@pytest.mark.parametrize("start", ["", "absolute", "./"])
+def test_an_index_whose_shard_is_gone_is_an_error_that_names_it(three, pattern, start, monkeypatch):
+    monkeypatch.chdir(three.parent)
+    pattern = f"{three.parent}/{pattern}" if start == "absolute" else start + pattern
+    for shard in three.glob("*.tar"):
+        (three / index_location(shard.name)).write_bytes(b"index")
+    whole = find_shards(pattern)
+    assert whole and all(shard.endswith((".tar", "notes.txt")) for shard in whole)
+    (three / "s-000001.tar").unlink()
+    with pytest.raises(ValueError, match=r"1 of \d indexed shards are missing: .*docs/s-000001\.tar is not there"):
+        find_shards(pattern)
+
+
+@pytest.mark.parametrize("pattern", ["docs", "docs/s-*.tar", "./docs/", "docs/*"])
+@pytest.mark.parametrize("folder", ["indexes", "docs"])
+def test_a_shard_that_is_gone_is_missed_by_its_index_in_another_folder(three, pattern, folder, monkeypatch):
+    monkeypatch.chdir(three.parent)
+    (three.parent / "indexes").mkdir()
+    for location in [*find_shards("docs/*.tar"), "other/s-000007.tar"]:
+        (three.parent / index_location(location, folder)).write_bytes(b"index")
+    (three / "t-000000.tar").unlink()
+    if "s-" in pattern:
+        assert len(find_shards(pattern, index_folder=folder)) == 2
+        (three / "s-000001.tar").unlink()
+    gone = "s-000001" if "s-" in pattern else "t-000000"
+    with pytest.raises(
+        ValueError, match=rf"1 of \d indexed shards are missing: docs/{gone}\.tar is not there, its index"
+    ):
+        find_shards(pattern, index_folder=folder)
+
+
+def test_a_shard_that_is_gone_from_a_bucket_is_missed_too(bucket):
+    store, indexes = fsspec.filesystem("memory"), f"{bucket}/indexes"
+    store.pipe_file(index_location(f"{bucket}/part-1.tar", indexes), b"index")
+    both = [f"{bucket}/part-0.tar", f"{bucket}/part-1.tar"]
+    for pattern in (bucket, f"{bucket}/part-*.tar"):
+        assert find_shards(pattern) == find_shards(pattern, index_folder=indexes) == both
+    store.rm(both[1])
+    assert find_shards(bucket) == both[:1]
+    with pytest.raises(ValueError, match=r"1 of 2 indexed shards are missing: memory://.*/part-1\.tar is not there"):
+        find_shards(bucket, index_folder=indexes)
+    store.pipe_file(both[1], b"x")
+    store.rm(both[0])
+    for pattern in (bucket, f"{bucket}/part-*.tar"):
+        with pytest.raises(
+            ValueError, match=r"1 of 1 indexed shards are missing: memory://.*/part-0\.tar is not there"
+        ):
+            find_shards(pattern)
 
 
 def test_a_url_names_a_folder_a_file_or_a_glob(bucket):

@@ -66,9 +66,15 @@ def test_ordinary_text_is_not_left_to_the_tokenizer(name, monkeypatch):
     encoder = TextEncoder(TOKENIZERS[name])
     assert encoder._patterns and encoder._is_settled("A plain sentence, with 12 words.\n\u4e2d\u6587\u3002")
     assert not encoder._is_settled("\U0001f600")
-    assert encoder._is_settled("<think>") == (name == "bytes"), (
-        "an added token that is no special one is matched in text"
-    )
+    assert encoder._is_settled("so<think>\n\n</think>")
+
+
+def test_an_added_token_that_takes_white_space_with_it_is_left_to_the_tokenizer():
+    tokenizer = trained([QWEN], byte_level=False)
+    tokenizer.add_tokens([AddedToken("<pad>", special=False, lstrip=True)])
+    encoder, texts = TextEncoder(tokenizer), ["a <pad> b", "a <think> b"]
+    assert encoder._patterns and not encoder._is_settled(texts[0])
+    assert encoder.encode(texts) == [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
 
 
 def test_a_tokenizer_of_another_kind_is_asked_itself():

@@ -2,17 +2,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mindvl.data.chat_template import PREAMBLE, teach_pictures
 from mindvl.data.tokenizer import (
-    add_vision_tokens,
     byte_tokenizer,
     check_same_vocabulary,
     load_tokenizer,
     text_only,
     tokenizer_fingerprint,
 )
+from mindvl.vision_tokens import add_vision_tokens
 
 TOKENIZER = byte_tokenizer(["read", "picture"])
 
@@ -64,6 +64,21 @@ def test_a_tokenizer_without_a_chat_template_is_refused_with_the_way_to_give_one
         load_tokenizer(tmp_path / "silent")
     (tmp_path / "silent" / "chat_template.jinja").write_text(byte_tokenizer().chat_template)
     assert load_tokenizer(tmp_path / "silent").chat_template == byte_tokenizer().chat_template
+
+
+def test_a_tokenizer_that_is_not_there_is_refused_by_name(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=rf"^tokenizer {tmp_path}/none: no such folder, and the hub .*Repo id.*$"):
+        load_tokenizer(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=rf"^tokenizer {tmp_path}/empty: the folder holds no tokenizer that can .*$"):
+        load_tokenizer(tmp_path / "empty")
+
+    def offline(name, **settings):
+        raise OSError("We couldn't connect to the hub.\nCheck your internet connection")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", offline)
+    with pytest.raises(ValueError, match=r"^tokenizer no/such: no such folder, .* We couldn't connect to the hub\.$"):
+        load_tokenizer("no/such")
 
 
 def test_a_template_that_hides_what_is_said_is_refused(tmp_path):

@@ -6,6 +6,7 @@ import torch
 from mindvl.model.config import CLIP_MEAN, CLIP_STD
 from mindvl.model.vision import PatchEmbed
 from mindvl.ops.patch_embed import embed_patches
+from mindvl.ops.table import using
 
 CHANNELS, FRAMES, SIZE, DIM = 3, 2, 14, 8
 
@@ -60,3 +61,16 @@ def test_bytes_of_two_frames_equal_the_still_picture_they_repeat(conv):
     embed = PatchEmbed(conv, CLIP_MEAN, CLIP_STD)
     still = torch.randint(0, 256, (6, CHANNELS * SIZE * SIZE), dtype=torch.uint8)
     torch.testing.assert_close(embed(doubled(still)), embed(still), rtol=1e-5, atol=1e-5)
+
+
+def test_floats_that_ask_for_no_gradient_are_embedded_by_the_convolution_to_the_bit(conv):
+    embed, still = PatchEmbed(conv, CLIP_MEAN, CLIP_STD), torch.randn(50, CHANNELS * SIZE * SIZE)
+    with torch.inference_mode():
+        theirs = through_conv(conv, doubled(still))
+        assert torch.equal(embed(still), theirs) and torch.equal(embed(doubled(still)), theirs)
+        with using({"patch_embed": "matmul"}):  # a choice by name is never replaced
+            assert torch.equal(embed(still), embed_patches(still, conv.weight))
+            assert not torch.equal(embed(still), theirs)
+        with pytest.raises(ValueError, match="a patch has 100 values"):
+            embed(torch.randn(5, 100))
+    assert embed(still).requires_grad

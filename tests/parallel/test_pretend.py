@@ -1,7 +1,6 @@
 import pytest
 import torch.distributed as dist
 
-from mindvl.parallel.device_types import DEVICE_TYPES, device_type
 from mindvl.parallel.mesh import MeshSizes, build_meshes
 from mindvl.parallel.pretend import pretend_world
 
@@ -21,13 +20,3 @@ def test_a_rank_that_does_not_exist_is_refused():
 def test_no_world_is_pretended_inside_another():
     with pretend_world(2), pytest.raises(ValueError, match="one of a group already"), pretend_world(2):
         pass
-
-
-def test_links_of_a_node_carry_groups_within_it_and_the_network_others():
-    device = device_type("h100", ranks=16)
-    assert device.bytes_per_s(8) == 450e9 and device.bytes_per_s(9) == 50e9
-
-
-def test_every_device_type_has_a_source_and_gives_less_than_its_memory():
-    for device in DEVICE_TYPES.values():
-        assert device.source and device.usable_bytes < device.memory_bytes

@@ -2,9 +2,21 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
+from transformers import LogitsProcessorList
+from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from mindvl.phases.decoding import Decoding, DrawEachRow, SayWords, StopAtText, cut_at_stop, processors
+from mindvl.phases.decoding import (
+    Decoding,
+    DrawEachRow,
+    SayWords,
+    StopAtText,
+    after_opening,
+    cut_at_stop,
+    gumbel_noise,
+    processors,
+)
 
 IDS = torch.zeros(1, 1, dtype=torch.long)
 
@@ -24,12 +36,38 @@ def test_draws_come_as_often_as_their_probabilities_say():
     np.testing.assert_allclose(counts / 20_000, shares, atol=0.012)  # 3.4 standard deviations
 
 
-def test_a_number_chooses_by_heights_of_the_largest_first():
-    scores = torch.tensor([[0.2, 0.5, 0.3]]).log()
-    chooser = DrawEachRow(0, [0])
-    for number, token in ((0.0, 1), (0.49, 1), (0.51, 2), (0.79, 2), (0.81, 0), (1.0, 0)):
-        chooser.streams = [type("Fixed", (), {"random": lambda self, number=number: number})()]
-        assert drawn(scores, chooser).item() == token
+def test_the_noise_is_gumbels_and_that_of_neighbours_steps_and_seeds_are_strangers():
+    keys = torch.tensor([0, 1, 2, -(2**63), 2**63 - 1])
+    noise = gumbel_noise(keys, 40_000)
+    assert noise.isfinite().all() and scipy.stats.kstest(noise.flatten().numpy(), "gumbel_r").pvalue > 0.001
+    between = np.corrcoef(noise)[np.triu_indices(5, 1)]
+    assert abs(between).max() < 0.02  # four standard deviations
+    assert abs(np.corrcoef(noise[:, 1:].flatten(), noise[:, :-1].flatten())[0, 1]) < 0.01
+    assert torch.equal(noise[3:4, :7], gumbel_noise(keys[3:4], 7))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 0.7}, {"temperature": 1.3, "top_k": 3}, {"temperature": 1.0, "top_p": 0.75}]
+)
+def test_draws_follow_what_transformers_own_warpers_leave(settings):
+    scores = torch.tensor([2.0, 1.0, 0.5, 0.2, -1.0, -3.0])
+    warpers = {"temperature": TemperatureLogitsWarper, "top_k": TopKLogitsWarper, "top_p": TopPLogitsWarper}
+    theirs = LogitsProcessorList([warpers[name](value) for name, value in settings.items()])
+    shares = theirs(IDS, scores[None])[0].softmax(-1)
+    counts = drawn(scores.expand(20_000, 6).contiguous(), processors(Decoding(**settings), range(20_000)))
+    counts = counts.bincount(minlength=6)
+    possible = shares > 0
+    assert counts[~possible].sum() == 0
+    assert scipy.stats.chisquare(counts[possible], shares[possible] * 20_000, sum_check=False).pvalue > 0.001
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_p": 0.9}, {"top_k": 40}])
+def test_roundings_of_logits_change_next_to_no_draw(settings):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(400, 2000, generator=generator) / 10  # near to each other: hundreds of swaps
+    other = scores + 1e-6 * torch.randn(400, 2000, generator=generator)
+    one, two = (drawn(each, processors(Decoding(temperature=1.0, **settings), range(400))) for each in (scores, other))
+    assert (one != two).sum() <= 1 and len(set(one.tolist())) > 30
 
 
 def test_a_row_draws_the_same_whatever_rows_stand_beside_it():
@@ -125,3 +163,22 @@ def test_words_are_said_before_the_answer_is_complete(tokenizer):
     for token in tokenizer.encode("one two E", add_special_tokens=False):
         words.put(torch.tensor([token]))
     assert said == ["one ", "two "]
+
+
+OPENING = "<t>\n\n</t>\n\n"
+
+
+@pytest.mark.parametrize("text", [OPENING + "a\nb", OPENING, OPENING[:5], "a\nb", "<t>\nhm</t>\n\na", ""])
+def test_what_a_template_puts_before_an_answer_is_neither_said_nor_searched_for_stops(text, tokenizer):
+    own = "" if OPENING.startswith(text) else text.removeprefix(OPENING)
+    assert after_opening(text, OPENING) == own
+    said: list[str] = []
+    words = SayWords(tokenizer, ("\n",), said.append, OPENING)
+    words.put(torch.tensor([[1]]))
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    for token in ids:
+        words.put(torch.tensor([token]))
+    words.end()
+    assert "".join(said) == own.split("\n")[0]
+    criterion = StopAtText(tokenizer, ("\n",), prompt_tokens=1, opening=OPENING)
+    assert criterion(torch.tensor([[5, *ids]]), None).item() == ("\n" in own)

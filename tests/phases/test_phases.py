@@ -97,7 +97,9 @@ def test_two_samples_that_cannot_be_used_in_a_hundred_do_not_stop_a_run_and_most
     phase = with_weights(Multitask(make_spec(), max_skipped_ratio=0.5))
     fit_packs(phase, [left_out(1)])
     assert phase.skipped.by_reason() == {"made: the picture does not decode": 1}
-    with pytest.raises(ValueError, match=r"12 of 16 samples could not be used, more than max_skipped_ratio=0.5: .*dec"):
+    with pytest.raises(
+        ValueError, match=r"12 of 16 samples \(75\.0%\) could not .* than max_skipped_ratio=0\.5: 12 x .*dec"
+    ):
         fit_packs(with_weights(Multitask(make_spec(), max_skipped_ratio=0.5)), [left_out(12)])
 
 

@@ -53,10 +53,14 @@ def run(corpus, make_spec, with_weights, make_trainer, tmp_path):
         steps=STEPS,
         folder=corpus,
         max_epochs=None,
+        limits=None,
         **data,
     ):
         sources = {
-            name: Source(str(folder / "train" / f"{name}-*.tar"), weight, max_epochs=max_epochs) for name in names
+            name: Source(
+                str(folder / "train" / f"{name}-*.tar"), weight, max_epochs=(limits or {}).get(name, max_epochs)
+            )
+            for name in names
         }
         shards = PackedShards(sources, **{"sequence_length": 256, "workers": 0, **data})
         phase = with_weights(Multitask(make_spec()), seed=weights)
@@ -146,6 +150,20 @@ def test_a_changed_plan_that_is_accepted_begins_with_its_next_epoch_and_both_are
     assert len(again.datamodule.state_dict()["closed"]) == 1
 
 
+def test_a_limited_source_that_joins_with_an_accepted_plan_is_seen_and_a_seen_one_no_more(run):
+    before, _, first = run(names=("counting", "text"), limits={"text": 1.0}, stop=8, steps=40)
+    assert first.datamodule.state_dict()["epoch"] == 1
+    limits = {"text": 1.0, "ocr": 0.5}
+    after, _, trainer = run(resume=True, limits=limits, steps=40, stop=10, accept_changed_plan=True)
+    again, _, last = run(resume=True, limits=limits, steps=40)
+    seen = [Counter(key.partition("-")[0] for keys in watch.keys for key in keys) for watch in (before, after, again)]
+    assert seen[0]["text"] == 20 and seen[1]["text"] == seen[2]["text"] == 0
+    assert seen[1]["ocr"] + seen[2]["ocr"] == 20 and seen[2]["counting"] > 20
+    assert last.datamodule.plan_fingerprint == trainer.datamodule.plan_fingerprint
+    closed = last.datamodule.state_dict()["closed"]
+    assert [set(plan) >= {"left_out", "cut", "reached"} for plan in closed] == [True]
+
+
 def test_the_record_of_consumed_data_is_what_the_batches_held_also_after_two_stops(run):
     seen = Counter()
     for stop, resume in ((2, False), (4, True), (None, True)):
@@ -197,5 +215,7 @@ def test_a_share_of_bad_samples_above_the_ceiling_stops_the_run_with_both_number
     skipped.add(bad, used=100, step=1)
     skipped.check()
     skipped.add(bad[:2], used=0, step=2)
-    with pytest.raises(ValueError, match=r"13 of 113 samples could not be used, more than max_skipped_ratio=0\.1"):
+    with pytest.raises(
+        ValueError, match=r"13 of 113 samples \(11\.5%\) could not be used, more than max_skipped_ratio=0\.1"
+    ):
         skipped.check()

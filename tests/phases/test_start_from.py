@@ -30,6 +30,32 @@ def test_a_phase_starts_with_the_weights_of_the_folder(saved, make_spec):
     assert ours.get_input_embeddings().weight is ours.get_output_embeddings().weight and ours.training
 
 
+def test_the_folder_alone_is_a_whole_spec(make_model, tmp_path):
+    """Also what no shape tells: windows, rotary base, pixels, normalisation."""
+    from mindvl.data.tokenizer import byte_tokenizer
+
+    theta = {"rope_type": "default", "rope_theta": 5.0}
+    model = make_model(vision={"window_size": 56}, language={"rope_parameters": theta}, max_pixels=15_680)
+    model.config.image_mean = [0.5, 0.4, 0.3]
+    model.save_pretrained(tmp_path / "saved")
+    byte_tokenizer().save_pretrained(tmp_path / "saved")
+    spec = ModelSpec(start_from=str(tmp_path / "saved"))
+    assert spec.tokenizer == spec.start_from
+    config = built(spec).config
+    said = built(ModelSpec(start_from=spec.start_from, max_pixels=7_840, vision={"window_size": 112})).config
+    for ours, window, max_pixels in ((config, 56, 15_680), (said, 112, 7_840)):
+        assert (ours.vision_config.window_size, ours.max_pixels) == (window, max_pixels)
+        assert ours.text_config.rope_parameters["rope_theta"] == 5.0 and ours.image_mean == [0.5, 0.4, 0.3]
+    aside = {"dtype": None, "architectures": None}
+    assert config.to_dict() | aside == model.config.to_dict() | aside
+
+
+def test_a_part_of_another_kind_is_refused_with_both_names(saved, make_spec):
+    spec = ModelSpec(start_from=saved[1], language={"model_type": "llama"})
+    with pytest.raises(ValueError, match=r"model.language is a llama, but that of model.start_from is a qwen3"):
+        built(spec)
+
+
 def test_without_a_folder_two_models_of_one_seed_are_equal_and_of_two_differ(make_spec):
     models = []
     for seed in (0, 0, 1):

@@ -26,6 +26,7 @@ from mindvl.data.shard_writer import ShardWriter
 from mindvl.data.storage import write_whole
 
 FORMATS = ("llava", "sharegpt", "qwen", "hf")
+_COLUMNS = ("image", "messages", "question", "choices", "answer", "caption")
 _SHOWN_KEYS = 5
 
 
@@ -43,6 +44,8 @@ class Outcome:
     """Records by reason."""
     first_keys: dict[str, list[str]] = field(default_factory=dict)
     """The first few ids of each reason."""
+    first_details: dict[str, str] = field(default_factory=dict)
+    """What the first record of a reason was about, where that says more: a path that was looked for."""
 
     @property
     def num_rejected(self) -> int:
@@ -73,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     hf = parser.add_argument_group("Hugging Face datasets (columns are found by their usual names unless given)")
     hf.add_argument("--split", help="train, validation, ...: needed where the folder holds several; A,B for both")
-    for kind in ("image", "messages", "question", "answer", "caption"):
+    for kind in _COLUMNS:
         hf.add_argument(f"--{kind}-column", metavar="COLUMN")
     hf.add_argument("--prompt", help="the question that captions answer (default: Describe this picture.)")
 
@@ -131,8 +134,7 @@ def _open(args: argparse.Namespace, format: str, name: str) -> Iterator[Any]:
 
     sampling = FrameSampling(fps=args.fps, max_frames=args.max_frames, max_pixels=args.frame_pixels)
     images = args.images or (args.input if args.input.is_dir() else args.input.parent)
-    kinds = ("image", "messages", "question", "answer", "caption")
-    columns = {kind: getattr(args, f"{kind}_column") for kind in kinds}
+    columns = {kind: getattr(args, f"{kind}_column") for kind in _COLUMNS}
     if format == "hf":
         prompt = args.prompt or hf.CAPTION_PROMPT
         return hf.import_hf(
@@ -171,6 +173,8 @@ def _import(samples: Iterable[Any], out: Path, writer: ShardWriter) -> Outcome:
                     keys = outcome.first_keys.setdefault(sample.reason, [])
                     if len(keys) < _SHOWN_KEYS:
                         keys.append(sample.key)
+                    if sample.detail:
+                        outcome.first_details.setdefault(sample.reason, sample.detail)
                 else:
                     writer.write(unique(sample))
                     videos = [visual for visual in sample.images if not isinstance(visual, bytes)]
@@ -200,7 +204,9 @@ def _write_summary(args: argparse.Namespace, format: str, name: str, outcome: Ou
     if not outcome.samples:
         return
     by_reason = {
-        reason: {"records": count, "first": outcome.first_keys[reason]} for reason, count in _by_count(outcome)
+        reason: {"records": count, "first": outcome.first_keys[reason]}
+        | ({"first_about": outcome.first_details[reason]} if reason in outcome.first_details else {})
+        for reason, count in _by_count(outcome)
     }
     summary = {
         "name": name,
@@ -223,6 +229,10 @@ def _by_count(outcome: Outcome) -> list[tuple[str, int]]:
     return sorted(outcome.rejected.items(), key=lambda item: (-item[1], item[0]))
 
 
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)
+
+
 def _report(args: argparse.Namespace, outcome: Outcome) -> int:
     visuals = f"{outcome.images} pictures"
     if outcome.videos:
@@ -233,8 +243,9 @@ def _report(args: argparse.Namespace, outcome: Outcome) -> int:
     if outcome.num_rejected:
         print(f"{outcome.num_rejected} records rejected:")
         for reason, count in _by_count(outcome):
-            shown = [key if key.isprintable() else ascii(key) for key in outcome.first_keys[reason]]
-            print(f"  {count:>8}  {reason} ({', '.join(shown)}{', ...' if count > len(shown) else ''})")
+            shown = [_printable(key) for key in outcome.first_keys[reason]]
+            detail = f"; first: {_printable(found)}" if (found := outcome.first_details.get(reason)) else ""
+            print(f"  {count:>8}  {reason} ({', '.join(shown)}{', ...' if count > len(shown) else ''}){detail}")
     if not outcome.samples:
         print(f"no sample is left of {outcome.num_rejected} records; nothing was written", file=sys.stderr)
         return 1

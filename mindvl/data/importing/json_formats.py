@@ -75,7 +75,7 @@ def _import(
             refuse_other_media(record)
             yield make_sample(read(record), folder, id=id, source=source, sampling=sampling)
         except Refusal as refusal:
-            yield Rejected(id, refusal.reason)
+            yield refusal.of(id)
 
 
 def _llava(record: Mapping[str, Any]) -> Draft:

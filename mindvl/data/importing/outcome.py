@@ -8,7 +8,7 @@ with a reason that holds no names or numbers of its own, so that 40,000 missing 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,17 @@ class Rejected:
 
     key: str
     reason: str
+    detail: str = field(default="", compare=False)
+    """What it was about in this record, for the one example that is shown of each reason: "/data/img/7.jpg"."""
 
 
 class Refusal(Exception):
     """Raised inside an importer, with the reason, and caught there: it never reaches a caller."""
 
-    def __init__(self, reason: str):
+    def __init__(self, reason: str, detail: str = ""):
         super().__init__(reason)
-        self.reason = reason
+        self.reason, self.detail = reason, detail
+
+    def of(self, key: str) -> Rejected:
+        """The record of this key is refused."""
+        return Rejected(key, self.reason, self.detail)

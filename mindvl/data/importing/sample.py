@@ -7,17 +7,17 @@ turns  user [Slot, "Which is older?", Slot], assistant ["the first"]      pictur
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mindvl.data.chat import check_messages
 from mindvl.data.importing.outcome import Refusal, Rejected
-from mindvl.data.importing.pictures import PictureFolder
+from mindvl.data.importing.pictures import PictureFolder, is_data_url
 from mindvl.data.importing.turns import Slot, Turn
 from mindvl.data.importing.videos import FrameSampling, load_video
 from mindvl.data.raw import RawSample, Visual
+from mindvl.data.reasons import reason_of
 from mindvl.data.shard_writer import encode_record, safe_key
 
 _USUAL_SAMPLING = FrameSampling()
@@ -59,9 +59,12 @@ def make_sample(
     try:
         check_messages(messages)
     except ValueError as error:
-        raise Refusal(re.sub(r"^message \d+", "a message", str(error))) from error
-    if not any(message["role"] == "assistant" for message in messages):
+        raise Refusal(reason_of(error)) from error
+    answers = [message["content"] for message in messages if message["role"] == "assistant"]
+    if not answers:
         raise Refusal("there is no answer by the assistant")
+    if any(not "".join(part["text"] for part in answer).strip() for answer in answers):
+        raise Refusal("a message is an empty answer")
     record: dict[str, Any] = {"messages": messages, "source": source, "id": id}
     for kind in ("image", "video"):
         files = [name for slot in slots if slot.kind == kind and (name := _file_name(slot.reference))]
@@ -137,7 +140,7 @@ def _parts(piece: str | Slot, num_pictures: int) -> list[dict[str, Any]]:
 def _file_name(reference: Any) -> str | None:
     if isinstance(reference, Mapping):
         reference = reference.get("path")
-    return reference if isinstance(reference, str) else None
+    return reference if isinstance(reference, str) and not is_data_url(reference) else None
 
 
 class UniqueKeys:

@@ -53,6 +53,33 @@ def table_columns(file: Path) -> list[str]:
         return list(table.schema_arrow.names)
 
 
+def picture_columns(file: Path) -> list[str]:
+    """Columns of pictures, or of lists of them, by their types: Hugging Face's own mark, or {"bytes", "path"}."""
+    if file.suffix == ".arrow":
+        with _arrow().memory_map(str(file)) as source:
+            schema = _stream(source, file).schema
+    else:
+        with _parquet(file) as table:
+            schema = table.schema_arrow
+    marks = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    marked = marks.get("info", {}).get("features") or {}
+    return [field.name for field in schema if _is_picture(field.type, marked.get(field.name))]
+
+
+def _is_picture(kind: Any, mark: Any) -> bool:
+    """`mark` is what a data set says of its column: {"_type": "Image"}, a list of that, {"_type": "Value", ...}."""
+    while isinstance(mark, list) and mark:
+        mark = mark[0]
+    while isinstance(mark, dict) and "feature" in mark:
+        mark = mark["feature"]
+    if isinstance(mark, dict) and "_type" in mark:
+        return mark["_type"] == "Image"
+    types = _arrow().types
+    while types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        kind = kind.value_type
+    return types.is_struct(kind) and {kind.field(place).name for place in range(kind.num_fields)} == {"bytes", "path"}
+
+
 def read_rows(file: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Rows as plain Python values. Raises ValueError for a file that is damaged or lacks one of the columns."""
     arrow = _arrow()

@@ -25,6 +25,7 @@ _ROLES = {
 _MARK = "<image>"
 # Qwen-VL's first format names the file inside the text and numbers it: `Picture 1: <img>a.jpg</img>`.
 _MARK_OR_PATH = r"(?P<label>Picture \d+: ?)?(?:<img>(?P<path>.*?)</img>|<image>)"
+_PARTS = ("text", "image", "image_url", "video", "video_url")
 _VIDEO_MARK = "(?P<video><video>)"
 _STILL = re.compile(r"\.(jpe?g|png|webp|bmp|tiff?)$", re.IGNORECASE)
 _OTHER_MEDIA = {
@@ -106,7 +107,7 @@ def _pieces(content: Any, role: str, marks: re.Pattern[str]) -> list[str | Slot]
         raise Refusal("a turn has no text")
     pieces: list[str | Slot] = []
     for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else None
+        kind = (part.get("type") or _untold_kind(part)) if isinstance(part, Mapping) else None
         if kind == "text" and isinstance(part.get("text"), str):
             pieces.append(part["text"])
         elif kind in ("image", "image_url"):
@@ -116,6 +117,12 @@ def _pieces(content: Any, role: str, marks: re.Pattern[str]) -> list[str | Slot]
         else:
             raise Refusal("a part of a turn is neither text nor picture")
     return pieces
+
+
+def _untold_kind(part: Mapping[str, Any]) -> str | None:
+    """Qwen's own format leaves `type` out: {"image": "a.jpg"}, {"text": "What?"}; None where it could be several."""
+    held = [kind for kind in _PARTS if part.get(kind) is not None]
+    return held[0] if len(held) == 1 else None
 
 
 def _split(text: str, pattern: re.Pattern[str]) -> list[str | Slot]:

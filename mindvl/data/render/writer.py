@@ -152,7 +152,8 @@ def _check_leftovers(out: Path, planned: set[Path], *, overwrite: bool) -> None:
     strays = [path for split in SPLITS for path in sorted((out / split).glob("*.tar")) if path not in planned]
     if strays and not overwrite:
         raise ValueError(f"{out} holds {len(strays)} other shards, such as {strays[0]}: overwrite or move them")
-    for path in [*strays, out / "render.json"]:
+    indexes = [beside for path in strays for beside in path.parent.glob(f"{path.name}.*")]  # they go with their shards
+    for path in [*strays, *indexes, out / "render.json"]:
         path.unlink(missing_ok=True)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,17 +17,19 @@ from typing import Any
 
 from mindvl.data.importing.outcome import Rejected
 from mindvl.data.raw import RawSample
+from mindvl.data.reasons import reason_of
 from mindvl.data.render.config import RENDERER_VERSION, RenderConfig, check_config
 from mindvl.data.render.sample import draw_document, encode_sample
 from mindvl.data.steps.recipe import DataRecipe, DataSource
 from mindvl.data.steps.table import STEPS_VERSION, nearest
-from mindvl.data.storage import find_shards, is_url, version_of
+from mindvl.data.storage import NoShardsError, find_shards, is_url, version_of
 
 UNIT_DOCUMENTS = 200
+READING_VERSION = 2  # raise it when the same files give other samples
 
 Made = RawSample | Rejected
 
-_COLUMNS = ("image_column", "messages_column", "question_column", "answer_column", "caption_column")
+_COLUMNS = tuple(f"{kind}_column" for kind in ("image", "messages", "question", "choices", "answer", "caption"))
 FORMATS: dict[str, tuple[str, ...]] = {
     "llava": (),
     "sharegpt": (),
@@ -96,8 +97,10 @@ def files_of(source: DataSource) -> list[str]:
     if source.kind == "shards":
         try:
             return [name if is_url(name) else os.path.abspath(name) for name in find_shards(pattern)]  # noqa: PTH100
-        except ValueError:
+        except NoShardsError:
             return []
+        except ValueError as error:
+            raise ValueError(f"sources.{source.name}.shards: {error}") from error
     path = Path(pattern).absolute()
     if path.is_dir() and source.settings["format"] == "hf":
         from mindvl.data.importing.tables import table_files
@@ -148,7 +151,7 @@ def sources_version(recipe: DataRecipe) -> list[Any]:
     """What the fingerprint must know beside the recipe: versions of the code that makes samples, and of its files."""
     files = [name for source in recipe.sources if source.kind != "render" for name in files_of(source)]
     versions = [[name, version_of(name).size_bytes, version_of(name).mark] for name in files]
-    return [RENDERER_VERSION, STEPS_VERSION, versions]
+    return [RENDERER_VERSION, STEPS_VERSION, versions, *([READING_VERSION] if versions else [])]
 
 
 def _draw(recipe: DataRecipe, unit: Unit) -> Iterator[RawSample]:
@@ -168,7 +171,7 @@ def _import(source: DataSource, place: int, location: str) -> Iterator[Made]:
     unique = UniqueKeys()
     for entry in _open_import(source, location):
         if isinstance(entry, Rejected):
-            yield Rejected(f"{source.name}/{place}/{entry.key}", entry.reason)
+            yield replace(entry, key=f"{source.name}/{place}/{entry.key}")
         else:
             yield _placed(unique(entry), source, place)
 
@@ -194,14 +197,21 @@ def _read_shard(source: DataSource, place: int, location: str) -> Iterator[Made]
     from mindvl.data.chat import check_messages
     from mindvl.data.reader import read_samples
 
-    for sample in read_samples(location):
+    refused: list[Rejected] = []
+
+    def refuse(key: str, reason: str) -> None:
+        refused.append(Rejected(f"{source.name}/{place}/{key}", reason))
+
+    for sample in read_samples(location, refused=refuse):
+        yield from refused  # they stood before this one in the shard
+        refused.clear()
         try:
             check_messages(sample.messages)
         except ValueError as error:
-            reason = re.sub(r"^message \d+", "a message", str(error))  # reasons are counted, places are not
-            yield Rejected(f"{source.name}/{place}/{sample.key}", reason)
+            yield Rejected(f"{source.name}/{place}/{sample.key}", reason_of(error))
         else:
             yield _placed(sample, source, place)
+    yield from refused
 
 
 def _placed(sample: RawSample, source: DataSource, place: int) -> RawSample:

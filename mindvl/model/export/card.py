@@ -109,7 +109,8 @@ def _how(facts: Facts) -> str:
         "",
         '`backend="pil"` resizes as training did; without that line, transformers resizes with torchvision where it is '
         "installed, whose bicubic filter rounds otherwise. Special tokens that a question spells are special to this "
-        "processor; MindVL's own reads them as text.",
+        "processor; MindVL's own reads them as text. Greyscale pictures of 16 bits keep their upper byte in MindVL; "
+        "this processor shows all above 255 as white, so convert them first.",
     ]
     if facts.processor == PICTURES_ALONE:
         lines += [
@@ -138,6 +139,12 @@ def _proof(facts: Facts) -> str:
             f"and the logits of a probe differ from MindVL's by at most {found.difference:.2g} in fp32 (the largest is "
             f"{found.largest_logit:.3g})."
         )
+        if found.as_trained is not None:
+            lines.append(
+                "Both models read the same pixel values there. MindVL as it is trained reads the picture's bytes, "
+                f"whose normalisation is a part of its patch embedding; its logits differ by at most "
+                f"{found.as_trained:.2g}."
+            )
         lines += [f"{remark[0].upper()}{remark[1:]}." for remark in found.remarks]
     if facts.not_finite:
         lines += [

@@ -50,15 +50,28 @@ def write_processor(folder: Path, config: MindVLConfig, tokenizer: PreTrainedTok
 def write_tokenizer(
     folder: Path, tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any] | None = None
 ) -> None:
-    """Tokenizer and chat template as they are, with further settings; not where the tokenizer was opened from."""
+    """Tokenizer and chat template as they are, with further settings; not where the tokenizer was opened from.
+
+    Prompts of a batch are padded on the left, so that each answer follows its prompt at once.
+    """
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     saved = json.loads(path.read_text(encoding="utf-8"))
-    _write(path, {**{key: value for key, value in saved.items() if key not in _OF_OPENING}, **(settings or {})})
+    kept = {key: value for key, value in saved.items() if key not in _OF_OPENING}
+    _write(path, {**kept, "padding_side": "left", **(settings or {})})
+
+
+def write_image_processor(folder: Path, config: MindVLConfig) -> None:
+    """The image processor alone, with the mean and the deviation that a tower was trained with."""
+    _write(folder / "preprocessor_config.json", picture_settings(config))
 
 
 def picture_settings(config: MindVLConfig) -> dict[str, Any]:
-    """Qwen2-VL's image processor with the pixel budget, the mean and the deviation of training."""
+    """Qwen2-VL's image processor with the pixel budget, the mean and the deviation of training.
+
+    It makes of a picture what training made of it, but for greyscale of 16 bits: Pillow, which it decodes by, clips all
+    above 255 to white, where training keeps the upper byte (`mindvl.data.images`).
+    """
     return {
         "image_processor_type": "Qwen2VLImageProcessor",
         "do_convert_rgb": True,

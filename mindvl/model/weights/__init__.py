@@ -2,6 +2,7 @@
 
 locate.py             a hub id or a local folder -> a folder
 safetensors_file.py   one file: its header, what is wrong with it, and any rows of it
+tail.py               whether it ends in zeros because a copy was cut short
 checkpoint.py         a folder of such files, as one set of named tensors
 names.py              their names -> names of MindVL's parameters
 shards.py             which part of a parameter this process holds

@@ -4,6 +4,7 @@
     vision={"pretrained": "towers/mine", "window_size": 224}    a folder's, with fields replaced
     vision="random"   or   vision={"depth": 16}                 fresh weights
     language="Qwen/Qwen3-8B"                                    any causal language model of transformers
+    start_from="runs/warmup/model"                              a MindVL: all that is not said anew is its own
 
 The widths meet in the projector: its output takes the language model's width, whatever the tower's source had.
 """
@@ -12,9 +13,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -36,6 +40,11 @@ TOKEN_FIELDS = {
 }
 """Tokens by the fields of the configuration that record them; a vocabulary may have to grow by as many."""
 
+PIXEL_FIELDS = (
+    *("min_pixels", "max_pixels", "video_min_pixels", "video_max_pixels", "video_total_pixels"),
+    *("image_mean", "image_std"),
+)
+
 _NOT_FIELDS = {"architectures", "transformers_version", "_name_or_path", "auto_map", "dtype", "torch_dtype"}
 
 
@@ -49,12 +58,13 @@ class Part:
     allow_pickle_which_can_run_code: bool = False
 
     @classmethod
-    def of(cls, role: Role, given: str | Mapping[str, Any]) -> Part:
-        """From a string (an origin, or "random") or a dictionary of fields that may name an origin as `pretrained`."""
-        if isinstance(given, str):
-            return cls(role, None if given == "random" else given)
+    def of(cls, role: Role, given: str | Path | Mapping[str, Any]) -> Part:
+        """From an origin, "random", or a dictionary of fields that may name an origin as `pretrained`."""
+        if isinstance(given, str | Path):
+            return cls(role, None if given == "random" else str(given))
         fields = dict(given)
-        pretrained = fields.pop("pretrained", None)
+        pretrained = None if fields.get("pretrained") is None else str(fields["pretrained"])
+        fields.pop("pretrained", None)
         return cls(role, pretrained, fields, bool(fields.pop("allow_pickle_which_can_run_code", False)))
 
     def weights(self) -> list[WeightSource]:
@@ -113,7 +123,10 @@ def assembled_config(vision: Part, language: Part, tokenizer: PreTrainedTokenize
     """
     vocabulary = tokenizer.get_vocab()
     if IMAGE_PAD not in vocabulary:
-        raise ValueError(f"tokenizer {tokenizer.name_or_path} has no token {IMAGE_PAD}, which marks a picture's place")
+        raise ValueError(
+            f"tokenizer {tokenizer.name_or_path} has no token {IMAGE_PAD}, which marks a picture's place; "
+            "mindvl.data.tokenizer.load_tokenizer adds it"
+        )
     tower = vision.config()
     if vision.pretrained is not None:
         width = tower_kind(tower["model_type"]).output_width
@@ -151,6 +164,53 @@ def _text_fields(language: Part, tokenizer: PreTrainedTokenizerBase) -> dict[str
             f"has {num_tokens} tokens{embedded}"
         )
     return found
+
+
+def saved_config(origin: str | Path) -> MindVLConfig | None:
+    """The configuration of a saved MindVL; None for a model of another kind. ValueError where it contradicts itself."""
+    folder = folder_of(origin, weights=False)
+    if read_config(folder).get("model_type") != MindVLConfig.model_type:
+        return None
+    try:
+        return MindVLConfig.from_pretrained(folder)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise ValueError(f"{folder / 'config.json'}: {' '.join(str(error).split())}") from error
+
+
+def require_saved(folder: Path) -> MindVLConfig:
+    """The configuration of a saved MindVL. ValueError for a model of another kind, which it names."""
+    config = saved_config(folder)
+    if config is None:
+        kind = read_config(folder).get("model_type")
+        raise ValueError(f"{folder} holds a model of type {kind}, not {MindVLConfig.model_type}")
+    return config
+
+
+def continued(saved: MindVLConfig, *parts: Part) -> tuple[tuple[Part, ...], dict[str, Any]]:
+    """The parts of a saved MindVL, with the fields that `parts` say anew, and its pixel budget and normalisation.
+
+    Fields that change a shape are refused later, by the weights. ValueError for a part of another `model_type`.
+    """
+    over = []
+    for part in parts:
+        its = saved.vision_config if part.role == "vision" else saved.text_config
+        kind = _kind_of(part) or its.model_type
+        if kind != its.model_type:
+            raise ValueError(f"model.{part.role} is a {kind}, but that of model.start_from is a {its.model_type}")
+        own = {name: value for name, value in its.to_diff_dict().items() if name not in _NOT_FIELDS}
+        if part.role == "vision":
+            own.pop(tower_kind(kind).output_width, None)  # follows the language model's
+        if "num_hidden_layers" in part.fields:
+            own.pop("layer_types", None)  # a list as long as that number
+        over.append(Part(part.role, fields={**own, "model_type": kind, **part.fields}))
+    return tuple(over), {name: getattr(saved, name) for name in PIXEL_FIELDS}
+
+
+def _kind_of(part: Part) -> str | None:
+    """The `model_type` that a part names, itself or by its origin; None where it leaves that open."""
+    with suppress(ValueError):  # the origin is not needed and may be out of reach: weights come from elsewhere
+        return (part.fields if part.pretrained is None else part.config()).get("model_type")
+    return None
 
 
 def normalisation(part: Part) -> dict[str, list[float]]:

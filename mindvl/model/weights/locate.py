@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _DESCRIPTIONS = ["*.json", "*.jinja", "*.txt", "*.model"]
@@ -11,11 +12,11 @@ _WEIGHTS = ["*.safetensors"]
 _PICKLES = ["*.bin", "*.pt", "*.pth"]
 
 
-def folder_of(source: str | Path, *, weights: bool = True, pickles: bool = False) -> Path:
+def folder_of(source: str | Path, *, weights: bool = True, pickles: bool = False, **download: Any) -> Path:
     """The folder itself, or a hub repository's snapshot: configuration and tokenizer, with `weights` those too.
 
-    Code that a repository carries is never fetched. ValueError when there is neither such a folder nor such a
-    repository, naming which was looked for.
+    `download` is what the hub's client takes, as `revision`; a folder has no use for it. Code that a repository carries
+    is never fetched. ValueError when there is neither such a folder nor such a repository, naming which was looked for.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -29,7 +30,7 @@ def folder_of(source: str | Path, *, weights: bool = True, pickles: bool = False
 
     patterns = [*_DESCRIPTIONS, *(_WEIGHTS if weights else []), *(_PICKLES if weights and pickles else [])]
     try:
-        return Path(snapshot_download(str(source), allow_patterns=patterns))
+        return Path(snapshot_download(str(source), allow_patterns=patterns, **download))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         first = str(error).strip().splitlines()[0]
         raise ValueError(f"{source}: there is no such folder, and as a hub id it cannot be fetched: {first}") from error

@@ -14,10 +14,11 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
+
+from mindvl.model.weights.tail import check_tail
 
 DTYPES = {
     "F64": torch.float64,
@@ -31,8 +32,6 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_VOCABULARY = ("embed_tokens", "lm_head", "wte")
-_TAIL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def read_header(path: Path) -> dict[str, Stored]:
         if position != size:
             word = "truncated" if size < position else "too long"
             raise ValueError(f"{path} is {word}: its header says {position} bytes, the file has {size}")
-        _check_tail(path, file, found)
+        check_tail(path, file, found)
     return found
 
 
@@ -91,36 +90,6 @@ def _stored(path: Path, data_start: int, entry: dict) -> Stored:
     if stored.end_bytes - stored.start_bytes != end - start:
         raise ValueError(f"shape {entry['shape']} of {entry['dtype']} does not fill {end - start} bytes")
     return stored
-
-
-def _check_tail(path: Path, file: BinaryIO, found: dict[str, Stored]) -> None:
-    """Refuse the file of a copy that was cut after its space had been reserved: all of its end is zero.
-
-    Looked at is the last matrix of the file: its last row, and every byte behind it. A trained matrix has no zero row,
-    except for unused rows at the end of a vocabulary: of embeddings and heads, one row at seven eighths is looked at as
-    well. Vectors may well be zero (biases), so a cut inside the vectors behind the last matrix goes unnoticed.
-    """
-    matrices = [
-        (key, stored) for key, stored in found.items() if len(stored.shape) > 1 and stored.row_bytes * stored.shape[0]
-    ]
-    if not matrices:
-        return
-    key, last = matrices[-1]
-    rows = [last.shape[0] - 1]
-    if any(word in key for word in _VOCABULARY):
-        rows.append(last.shape[0] * 7 // 8)
-    for row in rows:
-        file.seek(last.start_bytes + row * last.row_bytes)
-        if any(file.read(last.row_bytes)):
-            return
-    file.seek(last.end_bytes)
-    while block := file.read(_TAIL_BYTES):
-        if any(block):
-            return
-    raise ValueError(
-        f"{path} ends in zeros from row {rows[-1]} of {last.shape[0]} of {key} on, as a copy that was cut short does; "
-        f"fetch it again"
-    )
 
 
 def read_rows(stored: Stored, start: int, stop: int) -> Tensor:

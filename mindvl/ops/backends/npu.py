@@ -110,6 +110,8 @@ def rotary(
 
 def swiglu(gate: Float[Tensor, "*rows dim"], up: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
     """`npu_swiglu`, which takes gate and up side by side."""
+    if not gate.numel():  # the kernel takes no empty tensors, and a rank may have no rows for its experts
+        return gate * up
     import torch_npu
 
     return torch_npu.npu_swiglu(torch.cat((gate, up), dim=-1), dim=-1)

@@ -70,13 +70,27 @@ def test_an_import_is_read_back_by_webdataset_and_described(data, picture, capsy
         "images": 2,
         "repeated_ids": 1,
         "num_rejected": 1,
-        "rejected": {"the picture's file is missing": {"records": 1, "first": ["4"]}},
+        "rejected": {
+            "the picture's file is missing": {
+                "records": 1,
+                "first": ["4"],
+                "first_about": str(data.parent / "img" / "none.png"),
+            }
+        },
         "shards": ["my-data-v1-000000.tar", "my-data-v1-000001.tar"],
     }
     printed = capsys.readouterr()
     assert f"reading {data} as llava, by its first records" in printed.err
     assert "4 samples with 2 pictures in 2 shards" in printed.out
-    assert "1 samples repeat an id" in printed.out and "       1  the picture's file is missing (4)" in printed.out
+    assert "1 samples repeat an id" in printed.out
+    assert f"       1  the picture's file is missing (4); first: {data.parent}/img/none.png" in printed.out
+
+
+def test_a_wrong_image_folder_is_told_by_the_first_path_that_was_looked_for(data, capsys):
+    (data.parent / "other").mkdir()
+    run(data, data.parent / "out", "--images", data.parent / "other")
+    said = f"       3  the picture's file is missing (1, 1, 4); first: {data.parent}/other/a.png\n"
+    assert said in capsys.readouterr().out
 
 
 def test_videos_are_counted_and_sampled_as_told(tmp_path, capsys):

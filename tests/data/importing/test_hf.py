@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -14,10 +15,13 @@ def load(tmp_path):
     """Imports rows from a parquet file in a folder of its own."""
     import pyarrow.parquet
 
-    def run(*rows, **settings):
+    def run(*rows, marks=None, **settings):
         folder = tmp_path / "dataset"
         folder.mkdir(exist_ok=True)
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), folder / "train-00000-of-00001.parquet")
+        table = pyarrow.Table.from_pylist(list(rows))
+        if marks:  # what Hugging Face's own writer says of the columns
+            table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": marks}})})
+        pyarrow.parquet.write_table(table, folder / "train-00000-of-00001.parquet")
         found = list(import_hf(folder, tmp_path, **settings))
         for sample in found:
             if not isinstance(sample, Rejected):
@@ -79,6 +83,42 @@ def test_captions_answer_the_prompt_and_the_first_of_several_counts(load, pictur
     assert shape(sample) == [("user", [None, "描述图片。"]), ("assistant", ["Two cats."])]
 
 
+def test_a_caption_needs_its_picture(load, picture):
+    png = {"bytes": picture(28, 28), "path": None}
+    rejected, sample = load({"id": 1, "image": None, "caption": "Cats."}, {"id": 2, "image": png, "caption": "Dogs."})
+    assert rejected == Rejected("1", "a caption without a picture") and sample.key == "2"
+    assert load({"id": 1, "caption": "Cats."}) == [Rejected("1", "a caption without a picture")]
+
+
+@pytest.mark.parametrize("form", ["struct", "list", "marked"])
+def test_a_column_of_pictures_that_would_not_be_read_is_an_error_that_says_how_to_name_it(load, picture, form):
+    png = {"bytes": picture(28, 28), "path": "1.png"}
+    row = {"image_": [png] if form == "list" else png, "problem": "q", "answer": "a"}
+    if form == "marked":
+        row["image_"] = picture(28, 28)
+    marks = {"image_": {"_type": "Image"}} if form == "marked" else {}
+    with pytest.raises(
+        ValueError, match=r"dataset has pictures in column 'image_', .*with --image-column \(image_column"
+    ):
+        load(row, marks=marks)
+    (sample,) = load(row, marks=marks, columns=Columns(image="image_"))
+    assert sample.images == (picture(28, 28),)
+    with pytest.raises(ValueError, match="in column 'image_', which would not be read beside 'image'"):
+        load({**row, "image": "images/1.png"}, marks=marks)
+
+
+def test_sound_is_no_picture_although_it_is_stored_like_one(load, picture):
+    row = {"clip": {"bytes": b"RIFF", "path": "1.wav"}, "question": "q", "answer": "a"}
+    (sample,) = load(row, marks={"clip": {"_type": "Audio"}})
+    assert sample.images == ()
+
+
+def test_the_answer_that_most_people_gave_comes_before_the_list_of_all(load, picture):
+    all = [{"answer": "yes", "answer_id": 1}, {"answer": "no", "answer_id": 2}]
+    row = {"multiple_choice_answer": "yes", "answers": all, "question": "Is it?", "image": picture(28, 28)}
+    assert shape(load(row)[0]) == [("user", [None, "Is it?"]), ("assistant", ["yes"])]
+
+
 def test_numbers_are_answers(load):
     found = load({"question": "How many?", "answer": 3})
     assert shape(found[0]) == [("user", ["How many?"]), ("assistant", ["3"])]
@@ -135,6 +175,9 @@ def test_columns_are_found_by_usual_names_of_one_kind(tmp_path):
     def find(*present, **given):
         return find_columns(present, Columns(**given), tmp_path)
 
+    chosen = Columns(question="question", choices="options", answer="answer")
+    assert find("question", "options", "answer") == chosen and find("text", "options") == Columns(caption="text")
+    assert find("question", "parts", "answer", choices="parts") == replace(chosen, choices="parts")
     assert find("id", "image", "query", "label") == Columns(image="image", question="query", answer="label")
     assert find("images", "texts", "question", "answer") == Columns(image="images", messages="texts")
     assert find("question", "text") == Columns(caption="text")

@@ -1,3 +1,4 @@
+import base64
 import json
 
 import pytest
@@ -121,6 +122,29 @@ def test_content_in_parts_is_read_and_its_texts_have_no_marks(load, picture):
     assert shape(sample)[0] == ("user", [None, "an <image>", None, None])
     assert sample.images == (picture(30, 30, format="JPEG"), picture(28, 28), picture(32, 32))
     assert sample.record["image_files"] == ["b.jpg", "a.png", "c.png"]
+
+
+def test_parts_without_a_type_are_what_they_hold(load, picture):
+    asked = [{"image": "b.jpg"}, {"text": "which?", "image": None}, {"image_url": {"url": "c.png"}}]
+    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": [{"text": "a"}]}]
+    both = [{"role": "user", "content": [{"image": "b.jpg", "text": "?"}]}, turns[1]]
+    sample, rejected = load("sharegpt", {"messages": turns}, {"messages": both})
+    assert shape(sample) == [("user", [None, "which?", None]), ("assistant", ["a"])] and len(sample.images) == 2
+    assert rejected.reason == "a part of a turn is neither text nor picture"
+
+
+def test_a_picture_inside_the_record_is_stored_once(load, picture):
+    url = "data:image/png;base64," + base64.b64encode(picture(50, 50)).decode()
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "?"}]
+    (sample,) = load(
+        "sharegpt", {"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "a"}]}
+    )
+    assert sample.images == (picture(50, 50),) and "base64" not in json.dumps(sample.record)
+
+
+@pytest.mark.parametrize("answer", [" ", " \n", "\u3000"])
+def test_an_answer_of_blanks_is_an_empty_one(load, answer):
+    assert load("llava", said("q", answer, id="1")) == [Rejected("1", "a message is an empty answer")]
 
 
 def test_qwen_fine_tuning_records_are_read(load):

@@ -1,3 +1,4 @@
+import base64
 import io
 import os
 
@@ -33,6 +34,28 @@ def test_pictures_are_read_by_path_bytes_or_both(folder, picture, monkeypatch):
     assert PictureFolder(type(folder)("images")).load("a.png") == data
 
 
+def test_a_file_url_is_its_path_and_a_data_url_the_picture_itself(folder, picture):
+    pictures, data = PictureFolder(folder), picture(28, 28)
+    (folder / "a b.png").write_bytes(picture(30, 30))
+    (folder / "50%25.png").write_bytes(picture(32, 32))
+    for url in (f"file://{folder}/a.png", f"FILE://localhost{folder}/a.png", "file://a.png", "file://sub/b.jpg"):
+        assert pictures.load(url) == data
+    for name in ("a b.png", "a%20b.png"):
+        assert pictures.load(f"file://{folder}/{name}") == picture(30, 30)
+    assert pictures.load(f"file://{folder}/50%25.png") == picture(32, 32)
+    assert pictures.load("data:image/jpeg;base64," + base64.b64encode(data).decode()) == data
+    outside = [
+        f"{folder.parent}/secret.png",
+        "../secret.png",
+        "%2e%2e/secret.png",
+        "/etc/passwd",
+        "localhost/etc/passwd",
+    ]
+    for place in outside:
+        assert reason(folder, f"file://{place}") == "the picture's path leaves the image folder"
+    assert reason(folder, f"file://{folder}/none.png") == "the picture's file is missing"
+
+
 def test_a_path_that_leaves_the_folder_is_refused(folder):
     outside = ["../secret.png", "sub/../../secret.png", str(folder.parent / "secret.png"), "../images-two/secret.png"]
     for reference in [*outside, "", ".", str(folder), "/etc/passwd"]:
@@ -55,8 +78,11 @@ def test_what_is_no_picture_file_is_refused_by_reason(folder, picture):
     assert reason(folder, "sub") == reason(folder, "pipe.png") == "the picture's path is not a file"
     for unread in ("text.png", "empty.png", b"", picture(28, 28)[:20]):
         assert reason(folder, unread) == "the file is not a picture"
-    for url in ("https://example.org/a.png", "data:image/png;base64,AAAA"):
+    for url in ("https://example.org/a.png", "s3://bucket/a.png", "file://http://example.org/a.png"):
         assert reason(folder, url) == "the picture is behind a URL, which is not fetched"
+    for url in ("data:image/png;base64,A", "data:image/png;base64,读", "data:image/png,%89PNG", "data:"):
+        assert reason(folder, url) == "the picture's data URL is not base64"
+    assert reason(folder, "data:image/png;base64,AAAA") == "the file is not a picture"
     for neither in (None, 7, {"path": None}, ["a.png"]):
         assert reason(folder, neither) == "the picture is given neither as a path nor as bytes"
     with io.BytesIO() as stream:

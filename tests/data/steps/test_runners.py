@@ -24,12 +24,19 @@ def local_ray(monkeypatch):
     "ignore::pytest.PytestUnraisableExceptionWarning",
 )
 def test_ray_writes_the_same_bytes_as_local_processes_and_tells_errors_in_our_words(
-    local_ray, recipe, tmp_path, checksums
+    local_ray, recipe, small_recipe, picture, record, write_tar, tmp_path, checksums
 ):
     pytest.importorskip("imagehash")
     pytest.importorskip("datasketch")
-    local = run_recipe(recipe("local"), workers=1)
-    assert run_recipe(recipe("ray"), runner="ray") == local
+    members = [("orphan.png", picture(28, 28)), ("a.json", record("What stands here?")), ("bad.json", b"{")]
+    shard = write_tar(tmp_path / "own.tar", members)
+    sources = {**small_recipe["sources"], "own": {"shards": shard}}
+    local = run_recipe(recipe("local", sources=sources), workers=1)
+    assert run_recipe(recipe("ray", sources=sources), runner="ray") == local
+    assert local["sources"]["own"]["steps"][0]["dropped"] == {
+        "no .json or .txt record": {"samples": 1, "examples": ["own/0/orphan"]},
+        "the record is not JSON": {"samples": 1, "examples": ["own/0/bad"]},
+    }
     assert checksums(tmp_path / "local") == checksums(tmp_path / "ray") != {}
 
     def fail(item):

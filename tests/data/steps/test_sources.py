@@ -98,6 +98,32 @@ def test_a_record_of_a_shard_that_is_no_conversation_is_refused_with_a_reason(re
     assert isinstance(bad, Rejected) and bad.reason.startswith("a message")
 
 
+def test_orphans_and_bad_records_of_a_shard_are_refused_in_their_places(recipe, picture, record, tmp_path, write_tar):
+    members = [("orphan.png", picture(28, 28)), ("a.json", record()), ("cut.json", b"{"), ("twice.json", record())]
+    members += [("twice.json", record("other")), ("b.json", record()), ("latin.txt", b"\xe9")]
+    shard = write_tar(tmp_path / "one.tar", members)
+    made = read_all(recipe(sources={"own": {"shards": shard}}))
+    assert [entry.key.removeprefix("own/0/") for entry in made] == ["orphan", "a", "cut", "twice", "b", "latin"]
+    assert [entry.reason for entry in made if isinstance(entry, Rejected)] == [
+        "no .json or .txt record",
+        "the record is not JSON",
+        "a member is there twice",
+        "the record is not UTF-8",
+    ]
+
+
+@pytest.mark.parametrize("optional", [False, True])
+def test_a_shard_that_is_gone_while_its_index_stayed_is_no_smaller_source(
+    recipe, record, tmp_path, write_tar, optional
+):
+    write_tar(tmp_path / "one.tar", [("a.json", record())])
+    (tmp_path / "two.tar.index.npz").touch()
+    with pytest.raises(
+        ValueError, match=r"sources\.own\.shards: 1 of 1 indexed shards are missing: .*/two\.tar is not"
+    ):
+        recipe(sources={"own": {"shards": str(tmp_path), "optional": optional}})
+
+
 def test_the_version_of_the_sources_changes_with_their_files(recipe, downloads):
     given = recipe(sources={"chat": {"import": {"format": "llava", "path": str(downloads / "chat.json")}}})
     before = sources_version(given)

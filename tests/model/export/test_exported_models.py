@@ -1,8 +1,8 @@
 """An exported model is the model: in transformers' own classes, without custom code, to the last digit they allow.
 
-Logits differ by some 1e-5 of 4 because four operators round otherwise: the patch embedding (a matrix product here, a
-convolution there, which alone is off by 5e-6 against fp64), RMSNorm, rotary embeddings and experts. With these alike
-the difference is exactly 0.
+Logits of up to 4 differ by less than 1e-5 because three operators round otherwise: RMSNorm, rotary embeddings and
+experts. With these alike the difference is exactly 0. From a picture's bytes it is up to twice as much: the patch
+embedding is a matrix product then, a convolution there, which alone is off by 1e-5 against fp64.
 """
 
 import json
@@ -22,6 +22,7 @@ from transformers import (
 from mindvl.cli.export_job import export, probe
 from mindvl.model.export.verifying import pixel_values
 from mindvl.model.mindvl import MindVL
+from mindvl.model.weights.assembly import Part, normalisation
 from mindvl.ops.table import using
 from mindvl.phases.answering import Answerer, Prompt
 from mindvl.phases.decoding import Decoding
@@ -68,13 +69,24 @@ def test_every_key_finds_its_place_and_logits_differ_by_at_most_1e_5(kind, tied,
     ours = MindVL.from_pretrained(source).eval()
     asked = probe(ours.config, tokenizer)
     pixels = pixel_values(asked.patches, ours.config)
-    with using({"patch_embed": "reference"}):
-        assert 0 < (logits(ours, asked, pixels) - logits(stock, asked, pixels)).abs().max() <= 1e-5
+    assert 0 < (logits(ours, asked, pixels) - logits(stock, asked, pixels)).abs().max() <= 1e-5
+    assert 0 < exported.verified.difference <= 1e-5
     # As it trains: bytes, and a matrix product. Half of what this adds is the convolution's own rounding in fp32.
     difference = float((logits(ours, asked, asked.patches) - logits(stock, asked, pixels)).abs().max())
-    assert difference <= 1.2e-5
-    assert exported.verified.difference == pytest.approx(difference, rel=0.5)
+    assert exported.verified.as_trained == pytest.approx(difference, rel=0.5) and difference <= 2e-5
     assert exported.verified.remarks == () and exported.not_finite == ()
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_of_the_same_pixel_values_differ_by_at_most_1e_5_whatever_the_weights(
+    kind, seed, make_model, backbones, tokenizer, tmp_path
+):
+    model = make_model(seed=seed, language={**backbones[kind], "tie_word_embeddings": seed % 2 == 0})
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    found = export(tmp_path / "model", tmp_path / "out").verified
+    assert 0 < found.difference <= 1e-5 and found.as_trained <= 3e-5 and found.largest_logit > 1
 
 
 @TIED
@@ -119,7 +131,7 @@ def test_every_tensor_is_bit_equal_experts_included(kind, made):
 @pytest.mark.parametrize("to", ["hf-hyperclovax", "vllm", "split"])
 def test_other_targets_give_the_same_logits(to, kind, made):
     _, _, exported = made(kind, tied=kind != "llama", to=to)
-    assert exported.verified.difference <= 1.2e-5 and exported.verified.largest_logit > 1
+    assert exported.verified.difference <= 1e-5 and exported.verified.largest_logit > 1
 
 
 def test_hyperclovax_opens_with_the_auto_classes(made, tokenizer):
@@ -181,7 +193,7 @@ def stock_answers(folder, prompts):
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            processor_kwargs={"padding": True, "padding_side": "left"},
+            processor_kwargs={"padding": True},
         )
         output = stock.generate(**inputs, max_new_tokens=NEW_TOKENS)
         answers += processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -197,6 +209,25 @@ def test_greedy_generations_are_identical(kind, count, made, conversation, token
     )
     assert stock_answers(folder, prompts) == [answer.text for answer in ours]
     assert len({answer.text for answer in ours}) > 0.8 * count
+
+
+def test_the_folders_own_padding_leaves_the_answers_of_a_batch_those_of_its_prompts(made, conversation):
+    _, folder, _ = made("qwen3")
+    assert AutoTokenizer.from_pretrained(folder).padding_side == "left"
+    prompts = prompts_of(6, conversation)
+    alone = [stock_answers(folder, [prompt])[0] for prompt in prompts]
+    assert stock_answers(folder, prompts) == alone and len(set(alone)) > 4
+
+
+def test_a_split_tower_that_is_read_again_keeps_its_mean_and_deviation(make_model, tokenizer, tmp_path):
+    model = make_model(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    export(tmp_path / "model", tmp_path / "out", to="split")
+    read = normalisation(Part.of("vision", str(tmp_path / "out" / "vision")))
+    assert read == {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "out" / "vision", backend="pil")
+    assert list(processor.image_std) == [0.4, 0.5, 0.6]
 
 
 def test_shards_and_their_index_agree(made, tmp_path):

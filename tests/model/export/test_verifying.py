@@ -10,7 +10,7 @@ from mindvl.cli.export_job import export, probe
 from mindvl.cli.export_source import open_source
 from mindvl.model.export.classes import stock_tensors
 from mindvl.model.export.tensors import runs_of_model
-from mindvl.model.export.verifying import filled_model, mindvl_logits, verify_whole
+from mindvl.model.export.verifying import OwnLogits, filled_model, mindvl_logits, pixel_values, verify_whole
 from mindvl.model.mindvl import MindVL
 
 
@@ -35,9 +35,10 @@ def checked(saved, tmp_path):
     own = MindVL(source.config)
     runs = runs_of_model(source.weights, own.state_dict(), own.all_tied_weights_keys)
     asked = probe(source.config, source.tokenizer)
-    ours = mindvl_logits(filled_model(source.weights, runs, source.config), asked, picture=True)
+    pixels = pixel_values(asked.patches, source.config)
+    ours = mindvl_logits(filled_model(source.weights, runs, source.config), asked, pixels)
     written = stock_tensors(runs, source.config, "hf")
-    return tmp_path / "out", lambda: verify_whole(tmp_path / "out", "hf", asked, ours, written, source.weights)
+    return tmp_path / "out", lambda own=ours: verify_whole(tmp_path / "out", "hf", asked, own, written, source.weights)
 
 
 def change(path, **values):
@@ -57,7 +58,8 @@ def test_a_model_filled_from_a_checkpoint_is_the_model(model, saved):
 
 def test_what_was_exported_passes(checked):
     found = checked[1]()
-    assert 0 < found.difference < 1e-5 * found.largest_logit and found.remarks == ()
+    assert 0 < found.difference <= 1e-5 and found.remarks == ()
+    assert 0 < found.as_trained < 1e-5 * found.largest_logit and found.as_trained != found.difference
 
 
 def test_one_changed_element_of_one_expert_is_found(checked):
@@ -109,6 +111,15 @@ def test_another_mean_is_found_by_the_logits(checked):
         verify()
 
 
+def test_bytes_that_mean_other_logits_than_their_pixel_values_are_found(checked):
+    _, verify = checked
+    (ours,) = verify.__defaults__
+    other = ours.as_trained.clone()
+    other[0, -1, 0] += 0.01
+    with pytest.raises(ValueError, match=r"differ from MindVL's, which reads the picture's bytes, by up to 0\.01"):
+        verify(OwnLogits(ours.same_inputs, other))
+
+
 def test_a_tower_that_no_class_holds_leaves_by_split_alone(make_model, tokenizer, tmp_path):
     vision = {"model_type": "qwen2_vl", "depth": 2, "embed_dim": 32, "num_heads": 2, "hidden_size": 32}
     model = make_model(vision=vision)
@@ -117,7 +128,7 @@ def test_a_tower_that_no_class_holds_leaves_by_split_alone(make_model, tokenizer
     with pytest.raises(ValueError, match=r"the vision tower is qwen2_vl.*--to split"):
         export(tmp_path / "model", tmp_path / "out")
     exported = export(tmp_path / "model", tmp_path / "out", to="split")
-    assert exported.verified.difference <= 1e-5
+    assert exported.verified.difference <= 1e-5 and exported.verified.as_trained is None
     assert exported.verified.remarks == ("the tower was compared tensor by tensor, the logits are of a text",)
     state = load_file(tmp_path / "out" / "vision" / "model.safetensors")
     assert all(torch.equal(state[name], tensor) for name, tensor in model.vision.state_dict().items())

@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from mindvl.data.tokenizer import byte_tokenizer
 from mindvl.model.mindvl import MindVL
@@ -120,12 +122,12 @@ def test_an_assembled_model_is_in_the_dtype_of_its_language_model(make_language,
     assert all(buffer.dtype == torch.float32 for name, buffer in model.named_buffers() if "inv_freq" in name)
 
 
-def test_a_tokenizer_without_vision_tokens_has_to_be_given(make_language, make_vision, tmp_path):
-    folder = shutil.copytree(make_language("llama"), tmp_path / "language")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / name).write_text((folder / name).read_text().replace("<|image_pad|>", "<|other|>"))
-    with pytest.raises(ValueError, match=r"language has no token <\|image_pad\|>, which marks a picture's place"):
-        MindVL.from_pretrained(vision=str(make_vision()), language=str(folder))
+def test_a_tokenizer_without_vision_tokens_is_refused_with_what_adds_them():
+    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
+    with pytest.raises(
+        ValueError, match=r"has no token <\|image_pad\|>, which marks a picture's place; .*load_tokenizer adds it"
+    ):
+        assembled_config(Part.of("vision", "random"), Part.of("language", "random"), bare)
 
 
 @pytest.mark.parametrize(

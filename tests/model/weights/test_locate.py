@@ -25,12 +25,12 @@ def test_what_is_neither_folder_nor_hub_id_is_refused(name):
         folder_of(name)
 
 
-def located(name, cache) -> str:
+def located(name, cache, **download) -> str:
     """`folder_of` in a process that may not use the network."""
     code = "\n".join(
         [
             "from mindvl.model.weights.locate import folder_of",
-            f"try: print(folder_of({name!r}))",
+            f"try: print(folder_of({name!r}, **{download!r}))",
             "except ValueError as error: print(error)",
         ]
     )
@@ -45,9 +45,13 @@ def test_a_hub_id_is_its_snapshot(tmp_path):
     snapshot = tmp_path / "models--made--up" / "snapshots" / revision
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
+    other = snapshot.with_name("f" * 40)
+    other.mkdir()
+    (other / "config.json").write_text("{}")
     (tmp_path / "models--made--up" / "refs").mkdir()
     (tmp_path / "models--made--up" / "refs" / "main").write_text(revision)
     assert located("made/up", tmp_path).strip() == str(snapshot)
+    assert located("made/up", tmp_path, revision="f" * 40).strip() == str(other)
     assert "made/absent: there is no such folder, and as a hub id it cannot be fetched" in located(
         "made/absent", tmp_path
     )

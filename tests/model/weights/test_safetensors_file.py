@@ -22,15 +22,6 @@ def file(tmp_path):
     return tmp_path / "model.safetensors"
 
 
-def zeroed(path, tensors, kept_ratio):
-    """The file of a copy that reserved its space and was cut after a share of it."""
-    save_file(tensors, path)
-    data = path.read_bytes()
-    kept = int(len(data) * kept_ratio)
-    path.write_bytes(data[:kept] + bytes(len(data) - kept))
-    return path
-
-
 def test_every_tensor_is_read_as_by_the_safetensors_library(file):
     found, expected = read_header(file), load_file(file)
     assert found.keys() == expected.keys()
@@ -89,34 +80,3 @@ def test_an_entry_that_contradicts_itself_is_refused(change, message, tmp_path):
     path.write_bytes(len(header).to_bytes(8, "little") + header + b"\1" * 52)
     with pytest.raises(ValueError, match=message):
         read_header(path)
-
-
-MATRICES = {"layers.0.weight": torch.ones(64, 64), "layers.1.weight": torch.ones(64, 64), "norm.weight": torch.ones(64)}
-
-
-@pytest.mark.parametrize("kept_ratio", [0.2, 0.5, 0.95])
-def test_a_copy_that_was_cut_is_refused(kept_ratio, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"ends in zeros from row 63 of 64 of layers.1.weight on, as a copy that was cut"
-    ):
-        read_header(zeroed(tmp_path / "model.safetensors", MATRICES, kept_ratio))
-
-
-def test_a_vocabulary_that_was_cut_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"ends in zeros from row 56 of 64 of lm_head.weight on"):
-        read_header(zeroed(tmp_path / "model.safetensors", {"lm_head.weight": torch.ones(64, 64)}, 0.5))
-
-
-def test_biases_and_unused_rows_of_a_vocabulary_may_be_zero(tmp_path):
-    head = torch.ones(64, 64)
-    head[60:] = 0
-    for number, tensors in enumerate(
-        (
-            {"lm_head.weight": head},
-            {"a.weight": torch.ones(8, 8), "z.bias": torch.zeros(8)},
-            {"only.bias": torch.zeros(8)},
-        )
-    ):
-        path = tmp_path / f"{number}.safetensors"
-        save_file(tensors, path)
-        assert read_header(path).keys() == tensors.keys()

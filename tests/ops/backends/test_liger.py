@@ -27,6 +27,8 @@ def liger_fused_linear_cross_entropy(
     reduction="mean", softcap=None, return_z_loss=False, accum_dtype=None,
 ):  # fmt: skip
     assert len(input) and input.dtype == weight.dtype and accum_dtype == torch.float32
+    if not input.requires_grad:  # then it computes no gradient for the weight either
+        weight, bias = weight.detach(), None if bias is None else bias.detach()
     logits = F.linear(input, weight, bias).float()
     return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction=reduction)
 
@@ -39,6 +41,9 @@ def double(monkeypatch):
     for name in ("liger_kernel", "liger_kernel.transformers"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers.functional", functional)
+    liger._why_not_this_version.cache_clear()
+    yield functional
+    liger._why_not_this_version.cache_clear()
 
 
 def test_rms_norm_is_fp32_inside_and_has_the_precision_of_the_step():
@@ -83,3 +88,34 @@ def test_reasons(monkeypatch):
     assert liger.why_not("cuda", torch.bfloat16) == "liger-kernel is not installed"
     monkeypatch.setattr(liger, "find_spec", lambda name: object())
     assert liger.why_not("npu", torch.bfloat16) is None
+
+
+def test_a_head_learns_over_hidden_states_that_need_no_gradient():
+    torch.manual_seed(0)
+    rows, weight, bias = torch.randn(6, 8), torch.randn(20, 8, requires_grad=True), torch.randn(20, requires_grad=True)
+    targets = torch.tensor([3, -100, 19, 0, 5, 5])
+    ours = torch.autograd.grad(liger.cross_entropy(rows, weight, bias, targets), (weight, bias))
+    theirs = torch.autograd.grad(cross_entropy_reference(rows, weight, bias, targets), (weight, bias))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_version_that_lacks_an_argument_is_refused_with_the_first_that_has_it(double, monkeypatch):
+    def before_0_6_2(input, weight, target, bias=None, ignore_index=-100, reduction="mean"):
+        raise AssertionError("must not be called")
+
+    monkeypatch.setattr(liger, "find_spec", lambda name: object())
+    monkeypatch.setattr(liger, "version", lambda name: "0.6.1")
+    double.liger_fused_linear_cross_entropy = before_0_6_2
+    assert liger.why_not("cuda", torch.bfloat16) == (
+        "liger-kernel 0.6.1 has no accum_dtype in liger_fused_linear_cross_entropy; 0.6.2 is the first that has"
+    )
+    liger._why_not_this_version.cache_clear()
+    del double.liger_swiglu
+    double.liger_fused_linear_cross_entropy = liger_fused_linear_cross_entropy
+    assert "liger-kernel 0.6.1 has no liger_swiglu" in liger.why_not("npu", torch.bfloat16)
+
+
+def test_a_package_that_does_not_load_is_refused_with_its_reason(monkeypatch):
+    monkeypatch.setattr(liger, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers.functional", None)
+    assert liger.why_not("cuda", torch.bfloat16).startswith("liger-kernel cannot be imported (")

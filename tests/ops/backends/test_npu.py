@@ -47,7 +47,7 @@ def npu_fusion_attention(
 
 
 def npu_rms_norm(x, gamma, epsilon=1e-06):
-    assert x.dtype == gamma.dtype
+    assert x.dtype == gamma.dtype and 2 <= x.ndim <= 8
     inverse = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + epsilon)
     return (x * inverse * gamma).to(x.dtype), inverse
 
@@ -62,6 +62,7 @@ def npu_rotary_mul(input, r1, r2, rotary_mode="half", rotate=None):
 
 
 def npu_swiglu(x, dim=-1):
+    assert x.numel() and x.is_contiguous() and 1 <= x.ndim <= 8 and x.shape[dim] % 2 == 0
     first, second = x.chunk(2, dim)
     return first * first.sigmoid() * second
 
@@ -169,6 +170,12 @@ def test_rotary_turns_by_halves(dtype):
     ours, theirs = npu.rotary(states, *angles), rotary_reference(states, *angles)
     assert ours.dtype == dtype
     assert_same(ours, theirs, [states])
+
+
+def test_swiglu_of_no_rows_calls_no_kernel_and_has_a_gradient():
+    gate, up = normal(0, 8), normal(0, 8)
+    npu.swiglu(gate, up).sum().backward()
+    assert gate.grad.shape == up.grad.shape == (0, 8)
 
 
 def test_swiglu_gates_with_the_first_half():
