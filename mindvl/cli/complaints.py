@@ -145,8 +145,10 @@ def _wrong_type(value: str | None, told: Sequence[Leaf]) -> str:
     words: list[str] = []
     for text in types:
         named = re.fullmatch(r"<class '(?:.*\.)?(\w+)'>", text)
-        literal = text.removeprefix("typing.Literal")
-        words += [named[1]] if named else [repr(each) for each in ast.literal_eval(literal)]
+        if text.startswith("typing.Literal"):
+            words += [repr(each) for each in ast.literal_eval(text.removeprefix("typing.Literal"))]
+        else:
+            words.append(named[1] if named else text)
     words = list(dict.fromkeys(words))
     hint = did_you_mean(near_key(str(value), [word.strip("'") for word in words]))
     return f"{value} is no {words[0]}" if len(words) == 1 else f"{value} is none of {', '.join(words)}{hint}"

@@ -10,18 +10,12 @@ from typing import Any
 
 from mindvl.recipe.checks import check_recipe
 from mindvl.recipe.recipe import Recipe
+from mindvl.yaml_file import read_yaml
 
 
 def load_recipe(path: Path, *, variant: str | None = None) -> Recipe:
     """Read and check a recipe, or one of its variants. Raises ValueError that names the file and the wrong key."""
-    import yaml
-
-    if not path.is_file():
-        raise ValueError(f"recipe {path} is not a file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"recipe {path} is not YAML: {error}") from error
+    content = read_yaml(path, "recipe")
     try:
         recipe = _build(Recipe, with_variant(content, variant), "")
         check_recipe(recipe)
@@ -30,10 +24,8 @@ def load_recipe(path: Path, *, variant: str | None = None) -> Recipe:
     return recipe
 
 
-def with_variant(content: Any, variant: str | None) -> Any:
+def with_variant(content: dict[str, Any], variant: str | None) -> dict[str, Any]:
     """A recipe's content with the changes of a variant: mappings merge, all else is replaced, stages go by name."""
-    if not isinstance(content, dict):
-        return content
     variants = content.get("variants", {})
     plain = {key: value for key, value in content.items() if key != "variants"}
     if variant is None:

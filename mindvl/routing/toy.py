@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mindvl.routing.texts import read_documents
+from mindvl.yaml_file import read_yaml
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -70,17 +71,8 @@ class ToySettings:
 
 def read_toy(path: Path, *, steps: int | None = None) -> ToySettings:
     """A config file; its name is the toy's. Raises ValueError for keys and values that no toy has."""
-    import yaml
-
-    if not path.is_file():
-        raise ValueError(f"there is no config {path}")
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {str(error).splitlines()[0]}") from error
+    given = read_yaml(path)
     known = {field.name: field for field in fields(ToySettings) if field.name != "name"}
-    if not isinstance(given, Mapping):
-        raise ValueError(f"{path} holds {type(given).__name__}, a config maps names to numbers")
     for key, value in given.items():
         if key not in known:
             raise ValueError(f"{path}: unknown key {key!r}; known are {', '.join(known)}")

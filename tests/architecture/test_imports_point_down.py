@@ -15,7 +15,7 @@ LAYERS = {
     "phases": 4,
     **dict.fromkeys(("model", "data", "parallel", "routing", "eval"), 3),
     "ops": 2,
-    **dict.fromkeys(("batch", "cores", "device", "vision_tokens"), 1),
+    **dict.fromkeys(("batch", "cores", "device", "vision_tokens", "yaml_file"), 1),
     "__init__": 0,
 }
 CALLBACKS_MAY_IMPORT = {"torch", "lightning", "torchmetrics", *sys.stdlib_module_names}

@@ -27,9 +27,9 @@ def test_other_words_and_addresses_are_left_to_the_parser():
         (
             "bad.yaml",
             "a: [1\nb: 2\n",
-            "{folder}/bad.yaml is no YAML: line 2, column 2: expected ',' or ']', but got ':'",
+            "config {folder}/bad.yaml is not YAML: line 2, column 2: expected ',' or ']', but got ':'",
         ),
-        ("list.yaml", "- 1\n", "{folder}/list.yaml holds a list, where keys such as model, data and trainer belong"),
+        ("list.yaml", "- 1\n", "config {folder}/list.yaml holds a list, not keys and values"),
         (
             "chain.yaml",
             "stages: [{name: warmup}]\n",

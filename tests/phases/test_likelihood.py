@@ -1,8 +1,11 @@
 """The likelihood of an answer is that of its tokens one by one, in any batch."""
 
+import copy
+
 import pytest
 import torch
 
+from mindvl.data.chat_template import teach_pictures
 from mindvl.data.tokenizer import text_only
 from mindvl.phases.answering import Answerer, Prompt
 from mindvl.phases.decoding import Decoding
@@ -45,6 +48,36 @@ def test_an_answers_likelihood_is_the_sum_over_its_tokens(answerer, prompts):
         expected, greedy = one_by_one(answerer, prompt, answer)
         assert each.log_prob == pytest.approx(expected, abs=1e-4) and each.greedy == greedy
     assert len({round(each.log_prob, 3) for each in found}) == 3
+
+
+OPENING = "<think>\n\n</think>\n\n"
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""Empty thoughts before the last answer, as Qwen3 has them."""
+
+
+@pytest.fixture
+def thinking(answerer, tokenizer):
+    changed = copy.deepcopy(tokenizer)
+    changed.chat_template = THINKING
+    teach_pictures(changed)
+    return Answerer(answerer.model, changed)
+
+
+def test_an_answer_is_weighed_behind_the_thoughts_that_the_template_puts_before_it(thinking, prompts):
+    assert thinking.opening == OPENING
+    (found,) = likelihoods(thinking, prompts[1:2], ["yes"])
+    whole, opening = (one_by_one(thinking, prompts[1], text)[0] for text in (f"{OPENING}yes", OPENING))
+    assert found.log_prob == pytest.approx(whole - opening, abs=1e-4)
+
+
+def test_an_answer_is_read_without_the_thoughts_that_the_template_puts_before_it(thinking):
+    encode = text_only(thinking.tokenizer).encode
+    for written, read in ((f"{OPENING}yes", "yes"), ("yes", "yes"), (OPENING, ""), ("<think>\nhm", "<think>\nhm")):
+        assert thinking._text(encode(written, add_special_tokens=False).ids) == read
 
 
 def test_batches_and_neighbours_change_nothing(answerer, prompts):

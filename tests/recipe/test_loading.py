@@ -103,7 +103,7 @@ def test_a_file_that_is_missing_no_yaml_or_no_mapping_is_refused(tmp_path):
     with pytest.raises(ValueError, match=rf"(?s)recipe {file} is not YAML: .*line 2"):
         load_recipe(file)
     file.write_text("- one\n- two\n")
-    with pytest.raises(ValueError, match=f"{file}: the file holds a list, not keys and values"):
+    with pytest.raises(ValueError, match=f"recipe {file} holds a list, not keys and values"):
         load_recipe(file)
 
 

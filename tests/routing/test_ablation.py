@@ -72,8 +72,8 @@ def test_windows_are_the_same_for_a_seed_and_domains_take_turns():
         ("k: four", "k is 'four', not int"),
         ("k: 40", "k is 40, a layer has 32 experts"),
         ("dense: some", "dense is 'some'"),
-        ("[1, 2]", "holds list"),
-        ("k: [", "is no YAML"),
+        ("[1, 2]", "holds a list"),
+        ("k: [", "is not YAML"),
     ],
 )
 def test_configs_that_make_no_toy_are_refused(content, words, tmp_path):

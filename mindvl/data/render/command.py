@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mindvl.yaml_file import read_yaml
+
 SPLIT_SHARES = {"validation": 50, "test": 20}  # one validation sample for each 50 of training, one test for each 20
 
 
@@ -46,7 +48,7 @@ def build_config(args: argparse.Namespace) -> dict[str, Any]:
     """The config from the file or the built-in one, after `--seed`, `--families` and `--samples`."""
     from mindvl.data.render.families import FAMILIES
 
-    config = _read(args.config) if args.config else default_config()
+    config = read_yaml(args.config) if args.config else default_config()
     sources = config.get("sources")
     if args.families and isinstance(sources, dict):
         asked = [name.strip() for name in args.families.split(",") if name.strip()]
@@ -78,17 +80,3 @@ def default_config() -> dict[str, Any]:
     # Written into the config and so into render.json: what was drawn can be told apart later.
     photo_ratio = 0.25 if photo_paths() else 0.0
     return {"cell_pixels": 0, "image_format": "jpg", "photo_ratio": photo_ratio, "sources": sources}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
-    if not path.is_file():
-        raise ValueError(f"config {path} is not a file")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"config {path} is not YAML: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"config {path} holds a {type(config).__name__}, not keys and values")
-    return config

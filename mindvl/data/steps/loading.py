@@ -12,6 +12,7 @@ from typing import Any
 from mindvl.data.steps.recipe import SPLITS, DataRecipe, DataSource, StepCall
 from mindvl.data.steps.sources import check_sources
 from mindvl.data.steps.table import check_step, nearest
+from mindvl.yaml_file import read_yaml
 
 _KINDS = ("render", "import", "shards")
 
@@ -47,17 +48,11 @@ def load_data_recipe(path: Path, changes: Mapping[str, str] | None = None, *, sa
     """
     import yaml
 
-    if not path.is_file():
-        raise ValueError(f"recipe {path} is not a file")
+    content = read_yaml(path, "recipe")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_strict_loader())
         changed = {key: yaml.safe_load(value) for key, value in (changes or {}).items()}
     except yaml.YAMLError as error:
-        raise ValueError(f"recipe {path} is not YAML: {error}") from error
-    except ValueError as error:  # a key that is there twice, or no UTF-8
-        raise ValueError(f"recipe {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"recipe {path} holds a {type(content).__name__}, not keys and values")
+        raise ValueError(f"a changed value is not YAML: {error}") from error
     try:
         return check_data_recipe({**content, **changed}, samples=samples)
     except ValueError as error:
@@ -151,18 +146,3 @@ def _fill(kind: type, content: Mapping[str, Any], where: str) -> Any:
         if item.name not in content and item.default is MISSING and item.default_factory is MISSING:
             raise ValueError(f"key {where}{item.name} is missing")
     return kind(**content)
-
-
-def _strict_loader() -> type:
-    """YAML in which a key that is there twice is an error: the second source of one name would replace the first."""
-    import yaml
-
-    class StrictLoader(yaml.SafeLoader):
-        def construct_mapping(self, node, deep=False):
-            keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-            twice = [key for key in keys if keys.count(key) > 1]
-            if twice:
-                raise ValueError(f"line {node.start_mark.line + 1}: the key {twice[0]!r} is there twice")
-            return super().construct_mapping(node, deep)
-
-    return StrictLoader
