@@ -46,7 +46,6 @@ def run(size: int) -> None:
         report = model.picture_balance.report()
         results[name] = {"loss": loss.detach(), "gradients": gradients, "report": report}
     torch.save(results, FOLDER / f"{size}.{rank}.result")
-    dist.destroy_process_group()
 
 
 def two() -> None:
